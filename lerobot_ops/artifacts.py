@@ -1,0 +1,99 @@
+"""Directories that exist whole or not at all.
+
+A step writes into a partial directory beside its target, flushes it to disk and renames it into place. What a crash
+leaves behind carries `.partial` in its name and is never mistaken for a result.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lerobot_ops.errors import ArtifactError
+
+
+@contextlib.contextmanager
+def staged(target: Path, key: str | None = None) -> Iterator[Path]:
+    """Yield a partial directory that becomes `target` when the block ends, and never before.
+
+    With a `key` (see `config.content_key`) the partial directory is named after it and survives an error or a crash,
+    so that the same operation finds what it had finished; without one it is removed on an error. Raises ArtifactError
+    when `target` exists, cannot be written, or is being written by another process.
+    """
+    target = Path(os.path.abspath(target))
+    if target.exists():
+        raise ArtifactError("the output exists already", file=target, fix="choose another output, or remove this one")
+    partial = target.with_name(f".{target.name}.partial-{key[:12] if key else uuid.uuid4().hex[:12]}")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(
+            f"the output cannot be written: {error.strerror}", file=target, fix="choose an output that you may write to"
+        ) from error
+    try:
+        _take(lock, target)
+        yield partial
+        fsync_tree(partial)
+        os.rename(partial, target)
+        fsync_directory(target.parent)
+    except BaseException:
+        if key is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, target: Path) -> None:
+    """Hold the partial directory for this process; the kernel lets go of it when the process dies."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ArtifactError(
+            "another process is writing this output", file=target, fix="wait for it, or stop it and run again"
+        ) from None
+
+
+def fsync_tree(root: Path) -> None:
+    """Flush every file and directory below `root` to disk."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        fsync_directory(Path(folder))
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush the names in one directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` at once and durably: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Replace `path` by `value` as JSON, at once and durably; NaN is refused because it is not JSON."""
+    write_bytes(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode())

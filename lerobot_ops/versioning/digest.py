@@ -1,0 +1,32 @@
+"""The version of a dataset or a checkpoint: the digest that DVC gives the same bytes.
+
+DVC names a file by the MD5 of its content and a directory by the MD5 of a JSON list of its files' digests and relative
+paths, with the suffix `.dir`. We compute the same name without starting DVC, so every door agrees on it.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from lerobot_ops.errors import ArtifactError
+
+
+def digest(path: Path) -> str:
+    """DVC's digest of a file (32 hexadecimal digits) or of a directory (the same with `.dir`)."""
+    if path.is_file():
+        return _file_md5(path)
+    if not path.is_dir():
+        raise ArtifactError("there is nothing to version", file=path, expected="a file or a directory")
+    files = sorted((file.relative_to(path).parts, file) for file in _files(path))
+    listing = [{"md5": _file_md5(file), "relpath": "/".join(parts)} for parts, file in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _files(root: Path) -> list[Path]:
+    return [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+
+
+def _file_md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
