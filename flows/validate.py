@@ -1,0 +1,18 @@
+"""Check a dataset: `python -m flows.validate --root=PATH`."""
+
+from prefect import flow
+
+from lerobot_ops.datasets.operations import CheckConfig
+from tasks.datasets import Validated, dataset_at, validate_dataset
+from tasks.steps import run_step, slug
+from tasks.tables import show
+
+
+@flow(name="validate")
+def validate(config: CheckConfig) -> Validated:
+    """Check a dataset's format and quality; fails when a finding is as severe as `fail_on`."""
+    dataset = dataset_at(config.root)
+    report = run_step(validate_dataset, label=f"validate {dataset.name}", dataset=dataset, config=config)
+    show(f"validation-{slug(dataset.name)}", report.markdown())
+    report.raise_if()
+    return report

@@ -1,0 +1,124 @@
+"""`lerobot-ops COMMAND --flag=value …`: one command per operation, LeRobot's flag names, no logic of its own.
+
+Only the chosen command's modules are imported, so `--help` answers at once.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lerobot_ops.errors import ConfigError, OpsError, did_you_mean
+
+Arguments = Sequence[str]
+
+
+def main(arguments: Arguments | None = None) -> None:
+    """Run one command; exits 0 when it succeeded, 1 on a problem that the user can mend, 2 on a wrong command line."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = arguments
+    if name == "--version":
+        from lerobot_ops import __version__
+
+        print(__version__)
+        return
+    try:
+        if name not in COMMANDS:
+            raise ConfigError("there is no such command", found=name, fix=did_you_mean(name, COMMANDS))
+        COMMANDS[name][1](rest)
+    except OpsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+def _collect(arguments: Arguments) -> None:
+    from lerobot_ops.progress import counting
+    from lerobot_ops.recording.collect import CollectConfig, collect
+
+    config = _parse(CollectConfig, arguments, "collect")
+    with counting("collect", config.num_episodes) as count:
+        result = collect(config, on_episode=count)
+    print(f"{result.root}: {result.episodes} episodes, {result.frames} frames, {result.failures} without success")
+
+
+def _validate(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.operations import CheckConfig, check
+
+    report = check(_parse(CheckConfig, arguments, "validate"))
+    print(report.markdown())
+    report.raise_if()
+
+
+def _edit(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.operations import EditConfig, edit
+
+    for outcome in edit(_parse(EditConfig, arguments, "edit")):
+        print(outcome)
+
+
+def _train(arguments: Arguments) -> None:
+    from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
+
+    result = train_tracked(_parse(TrackedTrainConfig, arguments, "train"))
+    print(f"{result.checkpoint}: trained for {result.steps} steps")
+
+
+def _eval(arguments: Arguments) -> None:
+    from lerobot_ops.evaluation.tracked import TrackedEvalConfig, evaluate_tracked
+
+    result = evaluate_tracked(_parse(TrackedEvalConfig, arguments, "eval"))
+    print(result.summary())
+
+
+def _publish(arguments: Arguments) -> None:
+    from lerobot_ops.hub.publish import PublishConfig, publish
+
+    receipt = publish(_parse(PublishConfig, arguments, "publish"))
+    print(receipt.model_dump_json(indent=2))
+
+
+def _info(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.operations import InfoConfig, info
+
+    print(info(_parse(InfoConfig, arguments, "info")))
+
+
+def _images(arguments: Arguments) -> None:
+    from lerobot_ops.evaluation.images import images_command
+
+    images_command(arguments)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
+    "collect": ("record a scripted expert in simulation as a LeRobotDataset", _collect),
+    "validate": ("check a dataset's format and quality", _validate),
+    "edit": ("delete, split, merge episodes or remove features, into a new dataset", _edit),
+    "train": ("train a policy on a dataset", _train),
+    "eval": ("measure a policy's success rate on a benchmark, in a sandbox", _eval),
+    "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
+    "info": ("describe a dataset, a checkpoint or this installation", _info),
+    "images": ("build, list or prune the benchmarks' container images", _images),
+}
+
+
+def _parse(model: Any, arguments: Arguments, command: str) -> Any:
+    """The command's configuration, or its help."""
+    from lerobot_ops.flags import describe, parse
+
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"lerobot-ops {command}: {COMMANDS[command][0]}\n\n  --config_path FILE[:SECTION]\n      a YAML or JSON file")
+        for flag, kind, default, sentence in describe(model):
+            print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
+        sys.exit(0)
+    return parse(model, arguments)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {sentence}" for name, (sentence, _) in COMMANDS.items()]
+    return "\n".join(["usage: lerobot-ops COMMAND [--flag=value ...]   (COMMAND --help lists its flags)", "", *lines])

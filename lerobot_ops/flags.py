@@ -1,0 +1,163 @@
+"""From the command line to a configuration: `--config_path=FILE[:SECTION]`, then `--a.b.c=value` on top of it.
+
+The same nested flags that LeRobot takes. Values are YAML scalars, lists or mappings. Every problem of a configuration is
+reported at once, with the close matches of a mistyped name.
+"""
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from lerobot_ops.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parse(model: type[C], arguments: Sequence[str]) -> C:
+    """The configuration that `arguments` describe; raises ConfigError with every problem in one message."""
+    values: dict[str, Any] = {}
+    flags = _split(arguments)
+    for name, text in flags:
+        if name == "config_path":
+            values = _merged(values, read_section(text))
+    for name, text in flags:
+        if name != "config_path":
+            values = _merged(values, _nested(name, text))
+    return build(model, values, source="the command line")
+
+
+def read_section(reference: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, or in one of its sections: `params.yaml`, `params.yaml:train`."""
+    name, _, section = reference.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError("the configuration file does not exist", file=path, fix="check --config_path")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError("the configuration file is not valid YAML", file=path, found=str(error)) from error
+    for key in filter(None, section.split(".")):
+        if not isinstance(content, dict) or key not in content:
+            known = content if isinstance(content, dict) else {}
+            raise ConfigError("the file has no such section", file=path, found=key, fix=did_you_mean(key, known))
+        content = content[key]
+    if not isinstance(content, dict):
+        raise ConfigError("a configuration is a mapping", file=path, field=section or None, found=type(content).__name__)
+    return content
+
+
+def build(model: type[C], values: dict[str, Any], source: str | Path) -> C:
+    """`values` as a `model`; raises ConfigError that names every wrong field, what was found and what is expected."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_sentence(model, values, dict(problem)) for problem in error.errors(include_url=False)]
+        raise ConfigError("the configuration is not valid:\n" + "\n".join(problems), file=source) from error
+
+
+def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """(flag, type, default, sentence) of every field of `model` and of the models nested in it."""
+    for prefix, name, field in _walk(model, ""):
+        default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
+        yield f"--{prefix}{name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
+
+
+def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    flags = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if not argument.startswith("--"):
+            raise ConfigError("an argument is not a flag", found=argument, expected="--name=value")
+        name, equals, text = argument[2:].partition("=")
+        if not equals:  # `--name value`, or `--name` alone for true
+            text = pending.pop(0) if pending and not pending[0].startswith("--") else "true"
+        flags.append((name.replace("-", "_"), text))
+    return flags
+
+
+def _nested(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _sentence(model: type[BaseModel], values: dict[str, Any], problem: dict[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    field = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        parent = _model_at(model, values, path[:-1])
+        known = parent.model_fields if parent else {}
+        return f"  {field}: unknown parameter; {did_you_mean(path[-1], known)}"
+    if problem["type"] == "missing":
+        return f"  {field}: missing; add --{field}=…"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(problem["input"], dict | BaseModel) else f" (found {problem['input']!r})"
+    return f"  {field}: {message}{found}"
+
+
+def _model_at(model: type[BaseModel], values: dict[str, Any], path: list[str]) -> type[BaseModel] | None:
+    """The model that the nested value at `path` is validated by; of a union, the member that its `type` names."""
+    here: type[BaseModel] | None = model
+    for key in path:
+        if here is None or key not in here.model_fields:
+            continue  # pydantic puts the tag of a union into the path
+        values = values.get(key) or {}
+        members = list(_models(here.model_fields[key].annotation))
+        tagged = [member for member in members if _tag(member) == values.get("type")]
+        here = (tagged or members or [None])[0]
+    return here
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        nested = list(_models(field.annotation))
+        if not nested:
+            yield prefix, name, field
+        for member in nested:
+            yield from _walk(member, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field of this annotation holds directly: a model, an optional one or a union of some."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from _models(part)
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("type")
+    return field.default if field else None
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _short(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000) if _is_plain(value) else str(value)
+    return text.replace("...", "").strip()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | list | dict | tuple | None)

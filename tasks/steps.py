@@ -1,0 +1,136 @@
+"""What every step of a pipeline shares: its key, its place in the workspace, and the artifact that it leaves.
+
+A step's key is made of its task's name and version, its configuration and the digests of its inputs. The key names the
+output directory, so a crashed run finds what it had begun, and it is the key of Prefect's result cache, so a run with
+nothing changed does no work. Paths, run ids and clocks are no part of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from prefect import Task
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+
+from lerobot_ops.config import Config, content_key
+from lerobot_ops.versioning.digest import digest
+
+WORKSPACE = Path("outputs")
+"""Where flows leave what they make, below the directory that they run in."""
+
+
+class Artifact(Config):
+    """A finished output: where it is, which version it is, and the step that made it."""
+
+    kind: Literal["dataset", "checkpoint", "evaluation", "report"]
+    name: str
+    path: Path
+    """Relative to the directory that the flow runs in."""
+    digest: str
+    """The version: DVC's digest of the content."""
+    key: str = ""
+    """The key of the step that made it; empty for what was brought from elsewhere."""
+    files: int
+    size: int
+    """Bytes in all files."""
+    facts: dict[str, Any] = {}
+    """A few numbers for tables and reports."""
+
+    @classmethod
+    def at(cls, path: Path, kind: Any, name: str = "", key: str = "", facts: dict[str, Any] | None = None) -> "Artifact":
+        """The artifact that lies at `path`; reads all of it to name its version."""
+        files, size = _extent(path)
+        return cls(
+            kind=kind, name=name or path.name, path=path, digest=digest(path), key=key, files=files, size=size, facts=facts or {}
+        )
+
+    @property
+    def intact(self) -> bool:
+        """Whether all its files are still there, by count and size."""
+        return self.path.exists() and _extent(self.path) == (self.files, self.size)
+
+    @property
+    def version(self) -> str:
+        """The digest as people read it: its first 8 digits."""
+        return self.digest[:8]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}, version {self.version}, {self.path}"
+
+
+class Product(Protocol):
+    """What a step returns: it can say whether it still stands, and what it is."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether what the step made is still as it was left."""
+        ...
+
+
+R = TypeVar("R", bound=Product)
+
+
+class Links(Config):
+    """Where a step's run is recorded; no part of its key."""
+
+    parent_run: str | None = None
+    """The MLflow run that the step's own run belongs to."""
+    tags: dict[str, str] = {}
+
+
+def step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """The cache key of a task call; Prefect calls it before it runs the task."""
+    inputs = {name: _identity(value) for name, value in parameters.items() if not isinstance(value, Links)}
+    return content_key(context.task.name, context.task.version, inputs)
+
+
+CACHED: dict[str, Any] = {"cache_key_fn": step_key, "persist_result": True, "result_serializer": "json"}
+"""The options of a task whose result is kept across runs; JSON, since a pickle would run code when it is read."""
+
+
+def current_key() -> str:
+    """The key of the task that is running."""
+    context = TaskRunContext.get()
+    if context is None:
+        raise RuntimeError("a step's key exists only while its task runs")
+    return step_key(context, context.parameters)
+
+
+def place(room: str, name: str, key: str) -> Path:
+    """Where the output of the step with this key belongs."""
+    return WORKSPACE / room / name / key[:12]
+
+
+def run_step(task: Task[..., R], *, label: str | None = None, **inputs: Any) -> R:
+    """Run a step, or say that it is up to date; a result whose files are gone or changed is made again."""
+    logger = get_run_logger()
+    label = label or task.name
+    state = task.with_options(task_run_name=label)(**inputs, return_state=True)
+    result: R = state.result()
+    cached = state.name == "Cached"
+    if cached and not result.intact:
+        logger.warning("%s: %s is not as it was left; making it again", label, result)
+        result = task.with_options(task_run_name=label, refresh_cache=True)(**inputs)
+        cached = False
+    logger.info("%s: %s (%s)", label, "up to date" if cached else "done", result)
+    return result
+
+
+def _identity(value: Any) -> Any:
+    """What a parameter contributes to a key: content, never a place."""
+    if isinstance(value, Artifact):
+        return value.digest
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_identity(item) for item in value]
+    return value
+
+
+def _extent(path: Path) -> tuple[int, int]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return len(files), sum(file.stat().st_size for file in files)
