@@ -4,13 +4,46 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
     """A configuration that refuses unknown fields and cannot change once it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, values: Any) -> Any:
+        """Lay every nested mapping over its field's default, so that one parameter changes one thing.
+
+        Naming another `type` than the default's starts from that type's own defaults instead.
+        """
+        if not isinstance(values, dict):
+            return values
+        result = dict(values)
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            if not isinstance(value, dict) or field is None or field.is_required():
+                continue
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, Config) and value.get("type", default.tag) == default.tag:
+                result[name] = merged(default.model_dump(), value)
+        return result
+
+    @property
+    def tag(self) -> str | None:
+        """The `type` that tells variants apart, where there are any."""
+        return getattr(self, "type", None)
+
+
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`, mapping by mapping."""
+    result = dict(base)
+    for key, value in top.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def content_key(*parts: object) -> str:

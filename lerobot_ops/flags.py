@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from lerobot_ops.config import merged
 from lerobot_ops.errors import ConfigError, did_you_mean
 
 C = TypeVar("C", bound=BaseModel)
@@ -25,10 +26,10 @@ def parse(model: type[C], arguments: Sequence[str]) -> C:
     flags = _split(arguments)
     for name, text in flags:
         if name == "config_path":
-            values = _merged(values, read_section(text))
+            values = merged(values, read_section(text))
     for name, text in flags:
         if name != "config_path":
-            values = _merged(values, _nested(name, text))
+            values = merged(values, _nested(name, text))
     return build(model, values, source="the command line")
 
 
@@ -90,14 +91,6 @@ def _nested(name: str, text: str) -> dict[str, Any]:
     for key in reversed(name.split(".")):
         value = {key: value}
     return typing.cast(dict[str, Any], value)
-
-
-def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in top.items():
-        below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return result
 
 
 def _sentence(model: type[BaseModel], values: dict[str, Any], problem: dict[str, Any]) -> str:

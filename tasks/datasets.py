@@ -4,26 +4,57 @@ from pathlib import Path
 
 from prefect import task
 
-from lerobot_ops.datasets.checks import Finding
-from lerobot_ops.datasets.operations import DeleteEpisodes, EditConfig, EditOperation, Merge, Split, edit
-from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
+from lerobot_ops.datasets.info import load_info
+from lerobot_ops.datasets.operations import CheckConfig, EditConfig, EditOperation, Merge, edit
+from lerobot_ops.datasets.validate import ValidationReport, validate
 from lerobot_ops.progress import counting
 from lerobot_ops.recording.collect import CollectConfig, collect
 from tasks.steps import CACHED, Artifact, current_key, place
 
 
-class Validated(ValidationReport):
-    """A validation report as a step's product; it has no files that could be lost."""
-
-    intact: bool = True
+def dataset_at(root: Path, name: str = "", key: str = "") -> Artifact:
+    """The dataset in `root` as an artifact; raises DatasetError when there is none."""
+    info = load_info(root)
+    facts = {"episodes": info.total_episodes, "frames": info.total_frames, "fps": info.fps, "cameras": info.camera_keys}
+    return Artifact.at(root, "dataset", name, key, facts)
 
 
 @task(name="collect", version="1", **CACHED)
 def collect_dataset(config: CollectConfig) -> Artifact:
     """Record a scripted expert; continues what an interrupted run had recorded."""
-    key = current_key()
-    root = place("datasets", config.dataset.repo_id, key)
+    key, name = current_key(), config.dataset.repo_id
+    root = place("datasets", name, key)
     if not root.exists():
-        with counting(f"collect {config.dataset.repo_id}", config.num_episodes) as count:
+        with counting(f"collect {name}", config.num_episodes) as count:
             collect(config.writing_to(root), on_episode=count)
-    return dataset_at(root, config.dataset.repo_id, key)
+    return dataset_at(root, name, key)
+
+
+class Validated(ValidationReport):
+    """A validation report as a step's product: it has no files that could be lost."""
+
+    @property
+    def intact(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.episodes} episodes, {len(self.findings)} finding(s)"
+
+
+@task(name="validate", version="1", **CACHED)
+def validate_dataset(dataset: Artifact, config: CheckConfig) -> Validated:
+    """Check a dataset's format and quality."""
+    report = validate(dataset.path, config=config)
+    return Validated.model_validate(report.model_dump())
+
+
+@task(name="edit", version="1", **CACHED)
+def edit_dataset(sources: list[Artifact], operation: EditOperation, name: str) -> Artifact:
+    """Delete, split, merge or remove features, into a new dataset; a split's parts lie below the artifact's path."""
+    key = current_key()
+    root = place("datasets", name, key)
+    if isinstance(operation, Merge):
+        operation = operation.model_copy(update={"roots": [source.path for source in sources]})
+    if not root.exists():
+        edit(EditConfig(root=sources[0].path, new_root=root, operation=operation))
+    return Artifact.at(root, "dataset", name, key) if operation.type == "split" else dataset_at(root, name, key)
