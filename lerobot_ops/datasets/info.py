@@ -178,15 +178,8 @@ class DatasetInfo(BaseModel):
 
     def entry(self) -> dict[str, Any]:
         """The JSON object, in LeRobot's key order."""
-        entry = self.model_dump(mode="json", exclude={"features", "tools"})
-        entry = {
-            name: {key: feature.entry() for key, feature in self.features.items()}
-            if name == "features"
-            else entry[name]
-            for name in type(self).model_fields
-            if name != "tools"
-        }
-        return entry | ({"tools": self.tools} if self.tools is not None else {})
+        entry = self.model_dump(mode="json", exclude=None if self.tools is not None else {"tools"})
+        return entry | {"features": {name: feature.entry() for name, feature in self.features.items()}}
 
 
 def with_defaults(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[str, Feature]:

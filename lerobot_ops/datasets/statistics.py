@@ -117,7 +117,7 @@ def merge_stats(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 def overall_stats(
     episodes: Sequence[Stats], columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]
 ) -> Stats:
-    """The content of `stats.json`: exact for the numeric `columns` [frames, ...], merged from `episodes` for cameras."""
+    """What `stats.json` holds: exact for the numeric `columns` [frames, ...], merged from `episodes` for cameras."""
     stats = all_numeric_stats(columns, features)
     for name, feature in features.items():
         if feature.is_camera and all(name in episode for episode in episodes):
@@ -133,7 +133,7 @@ def _histogram_quantile(cumulative: np.ndarray, quantile: float, levels: np.ndar
 
 
 def _mixture_quantiles(known: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """[quantiles, dims] of a mixture whose parts have the values `known` [knots, parts, dims] at the known quantiles."""
+    """[quantiles, dims] of a mixture whose parts have the values `known` [knots, parts, dims] at their quantiles."""
     levels = np.array([0.0, *QUANTILES, 1.0])
     # A quantile estimated by another tool may lie a hair outside of the part's range.
     known = np.maximum.accumulate(np.clip(known, known[0], known[-1]), axis=0)

@@ -27,7 +27,7 @@ _ARROW_TYPES = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
-    """The arrow type of a feature's column in the data parquet: scalar, fixed-size list, nested list, or image struct."""
+    """The arrow type of a feature's column in the data parquet: scalar, fixed-size or nested list, image struct."""
     if feature.dtype == "image":
         return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     if feature.dtype == "string":
@@ -43,7 +43,7 @@ def arrow_type(feature: Feature) -> pa.DataType:
 
 
 def data_schema(features: Mapping[str, Feature]) -> pa.Schema:
-    """The schema of the data parquet for `DatasetInfo.columns`, with the metadata that `datasets` restores types from."""
+    """The schema of the data parquet for `DatasetInfo.columns`; `datasets` restores types from its metadata."""
     fields = [pa.field(name, arrow_type(feature)) for name, feature in features.items()]
     described = {name: _huggingface_feature(feature) for name, feature in features.items()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
@@ -141,7 +141,7 @@ def write_tasks(root: Path | str, tasks: Sequence[str]) -> None:
 
 
 def load_stats(root: Path | str) -> Stats:
-    """`meta/stats.json` as arrays: at least one dimension each, (channels, 1, 1) for cameras; empty if there is none."""
+    """`meta/stats.json` as arrays of at least one dimension, (channels, 1, 1) for cameras; empty if there is none."""
     path = Path(root) / STATS_PATH
     if not path.exists():
         return {}

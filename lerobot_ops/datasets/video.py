@@ -1,0 +1,344 @@
+"""Video files of a LeRobotDataset v3.0: exact decoding, and cutting and joining by packets (see also `encoding`).
+
+One mp4 holds many episodes of one camera, at a constant rate; the episodes table says at which second each begins.
+Encoded packets are never re-encoded: an episode is cut out and joined as the bytes that were recorded.
+"""
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from lerobot_ops.errors import DatasetError
+
+_FASTSTART = {"movflags": "faststart", "fflags": "+bitexact"}
+
+
+@dataclass(frozen=True)
+class VideoProbe:
+    """What is in an mp4, from its packets alone."""
+
+    frames: int
+    fps: float
+    codec: str
+    """Canonical name: av1, h264, hevc."""
+    pix_fmt: str
+    width: int
+    height: int
+    channels: int
+    seconds: float
+    keyframes: np.ndarray
+    """int64: the numbers of the frames that are keyframes, ascending."""
+    times: np.ndarray
+    """float64: the presentation time of every frame in seconds, ascending."""
+    signature: tuple[Any, ...]
+    """Files with the same signature can be joined by packets."""
+
+    def info(self) -> dict[str, Any]:
+        """The first part of a video feature's `info` block."""
+        return {
+            "video.height": self.height,
+            "video.width": self.width,
+            "video.codec": self.codec,
+            "video.pix_fmt": self.pix_fmt,
+            "video.fps": round(self.fps),
+            "video.channels": self.channels,
+            "has_audio": False,
+        }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An episode's part of a video file."""
+
+    file: Path
+    from_timestamp: float
+    """Seconds in the file."""
+    frames: int
+
+
+def probe(path: Path) -> VideoProbe:
+    """Read what a video file holds without decoding it; raises DatasetError when it cannot be read."""
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None]
+        if not packets:
+            raise DatasetError("a video has no frames", file=path)
+        base, rate, context = stream.time_base, stream.average_rate, stream.codec_context
+        assert base is not None
+        assert rate is not None
+        shown = sorted(packets)
+        times = np.array([pts for pts, _ in shown], np.float64) * float(base)
+        pixels = context.format
+        return VideoProbe(
+            frames=len(shown),
+            fps=float(rate),
+            codec=context.codec.canonical_name,
+            pix_fmt=str(context.pix_fmt),
+            width=context.width,
+            height=context.height,
+            channels=len(pixels.components) if pixels else 3,
+            seconds=float((stream.duration or 0) * base),
+            keyframes=np.array([number for number, (_, key) in enumerate(shown) if key], np.int64),
+            times=times,
+            signature=_signature(stream),
+        )
+
+
+def cut_and_join(pieces: Sequence[Piece], target: Path, fps: int) -> list[float]:
+    """Join `pieces` into the new file `target` by copying packets; return the second at which each begins in it.
+
+    Every frame decodes to the same pixels as before. A piece that does not begin with a keyframe is copied from the
+    keyframe before it, and its second is that of its own first frame. Raises DatasetError when a file cannot be read,
+    lacks frames, or was encoded otherwise than the first (compare `probe(file).signature`; put it into its own file).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack, av.open(str(target), "w", format="mp4", options=_FASTSTART) as output:
+        joint: _Joint | None = None
+        file, source = None, None
+        for piece in pieces:
+            if source is None or piece.file != file:
+                stack.close()
+                file, source = piece.file, stack.enter_context(open_video(piece.file))
+            if joint is None:
+                joint = _Joint(output, source.streams.video[0], fps)
+            joint.add(source, piece)
+        return joint.starts if joint else []
+
+
+def decode_frames(
+    path: Path, from_timestamp: float, frames: Sequence[int] | np.ndarray, fps: int, tolerance_s: float = 1e-4
+) -> np.ndarray:
+    """The frames with these numbers of the episode that begins at `from_timestamp`: uint8 [n, height, width, 3]."""
+    return decode_times(path, from_timestamp + np.asarray(frames, np.float64) / fps, tolerance_s)
+
+
+def decode_times(path: Path, times: np.ndarray, tolerance_s: float = 1e-4, pixels: str = "rgb24") -> np.ndarray:
+    """The frames shown at `times` (seconds in the file, any order): uint8 [n, height, width, 3].
+
+    `pixels` is FFmpeg's name of another layout, such as gray12le for depth: uint16 [n, height, width]. Files stay open
+    for the next call. Raises DatasetError when no frame is within `tolerance_s` of a time.
+    """
+    decoder = _decoder(Path(path))
+    order = np.argsort(times, kind="stable")
+    found: dict[int, np.ndarray] = {}
+    for place, frame in zip(order, decoder.at([float(times[place]) for place in order], tolerance_s), strict=True):
+        found[int(place)] = frame.to_ndarray(format=pixels)
+    return np.stack([found[place] for place in range(len(order))])
+
+
+def open_video(path: Path) -> Any:
+    """An open PyAV container with a video stream; raises DatasetError that names the file."""
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        missing = not Path(path).exists()
+        raise DatasetError(
+            "a video of the dataset is missing" if missing else "a video of the dataset cannot be read",
+            file=path,
+            found=None if missing else str(error),
+            expected="an mp4",
+        ) from None
+    if not container.streams.video:
+        container.close()
+        raise DatasetError("a file of the dataset has no video in it", file=path, expected="an mp4 with video")
+    return container
+
+
+class _Joint:
+    """The file that `cut_and_join` writes."""
+
+    def __init__(self, output: Any, template: VideoStream, fps: int) -> None:
+        self.starts: list[float] = []
+        self._output, self._fps, self._signature = output, fps, _signature(template)
+        self._stream = output.add_stream_from_template(template, opaque=True)
+        self._stream.time_base = Fraction(1, fps)
+        self._frames = self._decoded = 0
+
+    def add(self, source: Any, piece: Piece) -> None:
+        stream = source.streams.video[0]
+        if _signature(stream) != self._signature:
+            raise DatasetError(
+                "videos that were encoded differently cannot be joined without loss",
+                file=piece.file,
+                found=_signature(stream)[:4],
+                expected=self._signature[:4],
+                fix="put them into separate files",
+            )
+        run = _packets_of(source, stream, piece, self._fps)
+        key = run[0].number
+        if not self.starts:
+            # By how many frames decoding runs ahead of showing; a property of the encoder's settings.
+            ahead = max([run[0].ahead] + [order - (shown.number - key) for order, shown in enumerate(run)])
+            self._decoded = -ahead
+        for shown in run:
+            pts = self._frames + shown.number - key
+            if self._decoded > pts:
+                raise DatasetError("a video's frames are stored in an unusual order", file=piece.file)
+            packet = shown.packet
+            packet.stream, packet.time_base = self._stream, Fraction(1, self._fps)
+            packet.pts, packet.dts, packet.duration = pts, self._decoded, 1
+            self._output.mux(packet)
+            self._decoded += 1
+        self.starts.append((self._frames + round(piece.from_timestamp * self._fps) - key) / self._fps)
+        self._frames += len(run)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A packet, the number of the frame that it shows, and how many frames before that it has to be decoded."""
+
+    packet: av.Packet
+    number: int
+    ahead: int
+
+
+def _packets_of(source: Any, stream: VideoStream, piece: Piece, fps: int) -> list[_Shown]:
+    """A piece's packets in decoding order, from its keyframe; the frames that they show have no gap between them."""
+    first = round(piece.from_timestamp * fps)
+    run = _run_from(source, stream, first, first, piece.frames, fps)
+    if not run or run[0].number > first:  # some files seek by decoding time, which may pass the keyframe
+        run = _run_from(source, stream, 0, first, piece.frames, fps)
+    numbers = {shown.number for shown in run}
+    missing = [number for number in range(first, first + piece.frames) if number not in numbers]
+    if missing or run[0].number > first:
+        raise DatasetError(
+            "a video has fewer frames than its episode",
+            file=piece.file,
+            found=f"{piece.frames - len(missing)} frames from second {piece.from_timestamp:g}",
+            expected=f"{piece.frames} frames",
+        )
+    return run
+
+
+def _run_from(source: Any, stream: VideoStream, start: int, first: int, frames: int, fps: int) -> list[_Shown]:
+    base = float(stream.time_base or 0)
+    source.seek(round(start / fps / base), stream=stream, backward=True)
+    run: list[_Shown] = []
+    highest = wanted = 0
+    for packet in source.demux(stream):
+        if not packet.size or packet.pts is None or packet.dts is None:
+            break
+        number = round(packet.pts * base * fps)
+        if packet.is_keyframe and number <= first:
+            run, highest, wanted = [], number, 0  # decoding can begin here: what was before it is not needed
+        elif not run or number < run[0].number:
+            continue  # shown before the keyframe although stored after it: no part of this piece
+        run.append(_Shown(packet, number, round((packet.pts - packet.dts) * base * fps)))
+        highest = max(highest, number)
+        wanted += first <= number < first + frames
+        if wanted == frames and highest - run[0].number == len(run) - 1:
+            break
+    return run
+
+
+def _signature(stream: VideoStream) -> tuple[Any, ...]:
+    context = stream.codec_context
+    name = context.codec.canonical_name
+    return (name, context.width, context.height, str(context.pix_fmt), bytes(context.extradata or b""))
+
+
+_open_decoders = threading.local()
+_OPEN_DECODERS = 16
+
+
+def _decoder(path: Path) -> "_Decoder":
+    """This thread's decoder of a file; a forked process or a replaced file gets a new one."""
+    cache: OrderedDict[Any, _Decoder]
+    if getattr(_open_decoders, "process", None) != os.getpid():
+        _open_decoders.process, _open_decoders.cache = os.getpid(), OrderedDict()
+    cache = _open_decoders.cache
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise DatasetError("a video of the dataset is missing", file=path, expected="an mp4") from None
+    key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    decoder = cache.pop(key, None) or _Decoder(path)
+    cache[key] = decoder
+    while len(cache) > _OPEN_DECODERS:
+        cache.popitem(last=False)[1].close()
+    return decoder
+
+
+class _Decoder:
+    """One open video file and the frame that was decoded last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._container = path, open_video(path)
+        self._stream: VideoStream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1  # threads cost more than they gain in random access
+        self._base = float(self._stream.time_base or 0)
+        self._step = 1 / float(self._stream.average_rate or 1)
+        self._frames: Iterator[av.VideoFrame] | None = None
+        self._last: av.VideoFrame | None = None
+
+    def close(self) -> None:
+        self._container.close()
+
+    def at(self, times: Sequence[float], tolerance_s: float) -> Iterator[av.VideoFrame]:
+        """The frame shown at each of `times`, which are ascending."""
+        for time in times:
+            frame = self._reach(time)
+            if frame is None or abs(self._time(frame) - time) > tolerance_s:
+                raise DatasetError(
+                    "a video has no frame at the time of a frame of the dataset",
+                    file=self._path,
+                    found="the end of the file" if frame is None else f"a frame at {self._time(frame):.6f} s",
+                    expected=f"a frame at {time:.6f} s, within {tolerance_s:g} s",
+                    fix="validate the dataset: the video and the episodes table disagree",
+                )
+            yield frame
+
+    def _reach(self, time: float) -> av.VideoFrame | None:
+        if not self._is_ahead(time):
+            self._seek(time)
+        while self._last is None or self._time(self._last) < time - self._step / 2:
+            if not self._advance():
+                return None
+        return self._last
+
+    def _is_ahead(self, time: float) -> bool:
+        """Whether decoding on from the last frame reaches `time` without passing a keyframe that a seek would find."""
+        if self._last is None:
+            return False
+        distance = time - self._time(self._last)
+        if distance < -self._step / 2:
+            return False
+        if distance < 1.5 * self._step:
+            return True
+        entries = self._stream.index_entries
+        here, there = (
+            entries.search_timestamp(round(at / self._base), backward=True) for at in (self._time(self._last), time)
+        )
+        return bool(here == there)
+
+    def _seek(self, time: float) -> None:
+        """Decode the keyframe before `time`, or the first frame of the file."""
+        back = 0.0
+        while True:
+            start = max(0.0, time - back)
+            self._container.seek(round(start / self._base), stream=self._stream, backward=True)
+            self._frames, self._last = self._container.decode(self._stream), None
+            if not self._advance() or start == 0.0 or self._time(self._last) < time + self._step / 2:
+                return
+            back = 2 * back + 1.0  # some files seek by decoding time, which may pass the keyframe
+
+    def _advance(self) -> bool:
+        assert self._frames is not None
+        frame = next(self._frames, None)
+        self._last = frame
+        return frame is not None
+
+    def _time(self, frame: av.VideoFrame | None) -> float:
+        assert frame is not None
+        assert frame.pts is not None
+        return frame.pts * self._base
