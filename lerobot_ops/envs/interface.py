@@ -1,0 +1,65 @@
+"""What a benchmark is to the rest of the system, and what a simulated environment can do."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Step(NamedTuple):
+    """What one action led to."""
+
+    reward: float
+    success: bool
+    terminated: bool
+    """The episode ended by itself; here, because the task was solved."""
+    truncated: bool
+    """The episode ended because its time ran out."""
+
+
+class Env(Protocol):
+    """One environment that plays one episode at a time. Observations are rendered only when they are asked for."""
+
+    fps: int
+    action_dim: int
+    max_steps: int
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """LeRobot feature entries (dtype, shape, names) of every observation and of the action."""
+
+    def reset(self, task: str, seed: int) -> None:
+        """Begin the episode that `task` and `seed` name: equal names, equal episodes, whatever was played before."""
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Apply one action of shape (action_dim,)."""
+
+    def observe(self, cameras: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The present observation: every low-dimensional key, and the images that `cameras` names by their key."""
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """What the benchmark's own scripted policy would do now, within the bounds of the action."""
+
+    def render(self, size: int) -> NDArray[np.uint8]:
+        """A picture for people, uint8 (size, size, 3)."""
+
+    def close(self) -> None:
+        """Let go of the simulator and the renderer."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's tables, which can be read without its simulator, and the way to make its environment."""
+
+    name: str
+    instructions: dict[str, str]
+    """What to do in natural language, by task."""
+    make: Callable[..., Env]
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tasks by the name of a group, in the order that gives them their `task_id`."""
+    cameras: tuple[str, ...] = ()
+    """Observation keys that are images."""
+    distributions: tuple[str, ...] = ()
+    """Python packages whose versions a record of an evaluation should hold."""

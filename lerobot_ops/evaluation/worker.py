@@ -1,0 +1,220 @@
+"""The guest: one environment that obeys requests on stdin and answers on stdout, `python -m lerobot_ops.evaluation.worker`.
+
+Runs in a sandbox: needs only the standard library, numpy, msgpack and the benchmark. Requests are maps with an "op"
+(see `Session`); an answer is the op's map, or {"error": {type, message, traceback}}. It renders only what a request
+asks for. Whatever libraries print goes to stderr, and a question that they ask on stdin meets its end. The worker ends
+with the stream, even in the middle of a step.
+"""
+
+import importlib.metadata
+import os
+import platform
+import select
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lerobot_ops import envs
+from lerobot_ops.errors import ConfigError, did_you_mean
+from lerobot_ops.evaluation import protocol
+
+
+class Session:
+    """The requests a worker answers: hello, then reset, then step or expert until done, then reset again.
+
+    `cameras` and `observe` are lists of observation keys such as "observation.image". `video` is None or
+    {"every": n, "size": pixels}: a frame before the first action, after every n-th step of the episode and after the
+    last one, gathered in "frames" as uint8 (f, size, size, 3).
+    """
+
+    def __init__(self) -> None:
+        self._env: Any = None
+        self._benchmark = ""
+        self._step = 0
+        self._done = True
+        self._noise = np.random.default_rng(0)
+
+    def hello(self, benchmark: str, options: dict[str, Any], cameras: list[str], video: bool = False) -> dict[str, Any]:
+        """Make the environment. With cameras or video, first check that this machine can render."""
+        known = envs.benchmark(benchmark)
+        for key in cameras:
+            if key not in known.cameras:
+                fix = did_you_mean(key, known.cameras)
+                raise ConfigError(f"{benchmark} has no such camera", field="cameras", found=key, fix=fix)
+        from lerobot_ops.envs import rendering
+
+        if cameras or video:
+            render = rendering.preflight()
+        else:
+            rendering.without_rendering()
+            render = None
+        try:
+            self._env = envs.make_env(benchmark, **options)
+        except TypeError as error:
+            raise ConfigError(f"{benchmark} does not take these options: {error}", found=options) from error
+        self._benchmark = benchmark
+        return {
+            "protocol": protocol.VERSION,
+            "fps": self._env.fps,
+            "max_steps": self._env.max_steps,
+            "action_dim": self._env.action_dim,
+            "features": self._env.features,
+            "versions": _versions(known.distributions),
+            "render": render,
+        }
+
+    def reset(
+        self, task: str, seed: int, observe: list[str] | None = None, video: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Begin the episode of a task and a seed: {observation, instruction, frames}."""
+        self._env.reset(task, seed)
+        self._step, self._done = 0, False
+        self._noise = np.random.default_rng(seed)
+        return {
+            "observation": self._env.observe(observe or []),
+            "instruction": envs.instruction(self._benchmark, task),
+            "frames": _gather([self._env.render(video["size"])]) if video else None,
+        }
+
+    def step(
+        self, actions: NDArray[np.float32], observe: list[str], video: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Play actions (k, action_dim) open loop until the first success or the limit.
+
+        Answers {steps, rewards, success, done, observation after the last step, frames}.
+        """
+        rewards: list[float] = []
+        frames: list[NDArray[np.uint8]] = []
+        success = False
+        self._must_be_playing()
+        for action in actions:
+            reward, success = self._play(action)
+            rewards.append(reward)
+            if video and (self._done or self._step % video["every"] == 0):
+                frames.append(self._env.render(video["size"]))
+            if self._done:
+                break
+        return {
+            "steps": len(rewards),
+            "rewards": rewards,
+            "success": success,
+            "done": self._done,
+            "observation": self._env.observe(observe),
+            "frames": _gather(frames) if frames else None,
+        }
+
+    def expert(self, steps: int, cameras: list[str], noise: float = 0.0) -> dict[str, Any]:
+        """Let the scripted expert play up to `steps` steps.
+
+        Answers {observations: {key: (k, ...)} before each action, actions (k, action_dim), rewards, successes, done}.
+        `noise` is the standard deviation that is added to the expert's action, drawn from the episode's seed; an
+        action is what was sent to the simulator, noise included, within its bounds.
+        """
+        self._must_be_playing()
+        observations: dict[str, list[NDArray[Any]]] = {}
+        actions: list[NDArray[np.float32]] = []
+        rewards: list[float] = []
+        successes: list[bool] = []
+        while len(actions) < steps and not self._done:
+            for key, value in self._env.observe(cameras).items():
+                observations.setdefault(key, []).append(value)
+            action = self._env.expert_action()
+            if noise:
+                shaken = action + noise * self._noise.standard_normal(action.shape)
+                action = np.clip(shaken, -1, 1).astype(np.float32)
+            reward, success = self._play(action)
+            actions.append(action)
+            rewards.append(reward)
+            successes.append(success)
+        return {
+            "observations": {key: np.stack(values) for key, values in observations.items()},
+            "actions": np.array(actions, dtype=np.float32).reshape(-1, self._env.action_dim),
+            "rewards": rewards,
+            "successes": successes,
+            "done": self._done,
+        }
+
+    def close(self) -> dict[str, Any]:
+        """Let go of the simulator."""
+        if self._env is not None:
+            self._env.close()
+        return {}
+
+    def _play(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        step = self._env.step(action)
+        self._step += 1
+        self._done = step.terminated or step.truncated
+        return step.reward, step.success
+
+    def _must_be_playing(self) -> None:
+        if self._done:
+            raise protocol.ProtocolError("no episode is being played: reset first")
+
+
+def answer(session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """What a session answers to one request; whatever goes wrong becomes an answer too."""
+    ops = {"hello", "reset", "step", "expert", "close"}
+    try:
+        arguments = dict(request)
+        op = arguments.pop("op", None)
+        if op not in ops:
+            raise protocol.ProtocolError(f"a worker has no op {op!r}")
+        reply: dict[str, Any] = getattr(session, op)(**arguments)
+        return reply
+    except Exception as error:
+        return {
+            "error": {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc(limit=-8)}
+        }
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer requests until the stream ends or one of them is "close"."""
+    session = Session()
+    try:
+        while (request := protocol.receive(requests)) is not None:
+            reply = answer(session, request)
+            try:
+                protocol.send(replies, reply)
+            except protocol.ProtocolError as error:
+                too_much = {"type": "ProtocolError", "message": str(error), "traceback": ""}
+                protocol.send(replies, {"error": too_much})
+            if request.get("op") == "close":
+                break
+    finally:
+        session.close()
+
+
+def main() -> None:
+    """Serve on private copies of stdin and stdout, so that nothing else can read or write in between."""
+    requests, replies = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with, args=(requests,), daemon=True).start()
+    with os.fdopen(requests, "rb") as incoming, os.fdopen(replies, "wb") as outgoing:
+        serve(incoming, outgoing)
+
+
+def _end_with(stream: int) -> None:
+    """End this process when the host is gone, whatever the simulator is doing."""
+    poller = select.poll()
+    poller.register(stream, 0)
+    poller.poll()
+    os._exit(0)
+
+
+def _gather(frames: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack(frames)
+
+
+def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in distributions}
+    return {"python": platform.python_version(), **found}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
