@@ -3,6 +3,7 @@
 The tables can be read without Meta-World; the environment imports it when it is made, in a sandbox.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,8 @@ class MetaWorldEnv:
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+        # The experts say this of themselves at every step; their actions are clipped anyway.
+        warnings.filterwarnings("ignore", message="Constant\\(s\\) may be too high")
         self.close()
         env = ALL_V3_ENVIRONMENTS[task]()
         env._set_task_called = True

@@ -1,4 +1,4 @@
-"""Meta-World's fifty tasks: what to do in natural language, and the groups that LeRobot and the field report them in."""
+"""Meta-World's fifty tasks: what to do in natural language, and the groups that LeRobot reports them in."""
 
 INSTRUCTIONS = {
     "assembly-v3": "Pick up a nut and place it onto a peg",

@@ -49,11 +49,11 @@ def encode(message: dict[str, Any]) -> bytes:
     return len(body).to_bytes(HEADER, "big") + body
 
 
-def body_length(header: bytes) -> int:
+def body_length(header: bytes | bytearray) -> int:
     """How many bytes follow this header."""
     length = int.from_bytes(header, "big")
     if len(header) != HEADER or length > MAX_BYTES:
-        raise ProtocolError(f"{header!r} does not begin a message: the stream holds something else")
+        raise ProtocolError(f"{bytes(header)!r} does not begin a message: the stream holds something else")
     return length
 
 

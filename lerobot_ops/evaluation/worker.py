@@ -1,16 +1,15 @@
-"""The guest: one environment that obeys requests on stdin and answers on stdout, `python -m lerobot_ops.evaluation.worker`.
+"""The guest: one environment that obeys requests on stdin and answers on stdout.
 
-Runs in a sandbox: needs only the standard library, numpy, msgpack and the benchmark. Requests are maps with an "op"
-(see `Session`); an answer is the op's map, or {"error": {type, message, traceback}}. It renders only what a request
-asks for. Whatever libraries print goes to stderr, and a question that they ask on stdin meets its end. The worker ends
-with the stream, even in the middle of a step.
+`python -m lerobot_ops.evaluation.worker` runs in a sandbox: it needs only the standard library, numpy, msgpack and the
+benchmark. Requests are maps with an "op" (see `Session`); an answer is the op's map, or {"error": {type, message,
+traceback}}. It renders only what a request asks for. Whatever libraries print goes to stderr, and a question that they
+ask on stdin meets its end. The worker ends with the stream, even in the middle of a step.
 """
 
 import importlib.metadata
 import os
 import platform
 import select
-import sys
 import threading
 import traceback
 from typing import Any, BinaryIO
@@ -217,4 +216,4 @@ def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

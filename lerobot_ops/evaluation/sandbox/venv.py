@@ -1,0 +1,92 @@
+"""Workers in a virtual environment that holds only the benchmark; built once from the image's exact requirements."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from lerobot_ops.artifacts import staged
+from lerobot_ops.errors import PrerequisiteError, SandboxError
+from lerobot_ops.evaluation.sandbox import process
+from lerobot_ops.evaluation.sandbox.config import SandboxConfig
+from lerobot_ops.evaluation.sandbox.recipe import Recipe, building, cache_folder, recipe
+from lerobot_ops.evaluation.sandbox.worker import Worker
+
+
+class VenvSandbox:
+    """Workers of an interpreter that has the benchmark and the worker's own files, and nothing else of ours.
+
+    It keeps dependencies apart and hides the environment's variables; it does not isolate files or the network.
+    """
+
+    kind = "venv"
+
+    def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
+        self.benchmark, self.config, self.reason = benchmark, config, reason
+        made_of = recipe(benchmark)
+        self._python = _environment(made_of) / "bin" / "python"
+        self._guest = _guest(made_of)
+        self.identity = f"venv:{made_of.digest}"
+
+    def spawn(self, hello: dict[str, Any]) -> Worker:
+        """Start one worker and greet it: {cameras, options, video}."""
+        return process.start(self.benchmark, self.config, hello, self._python, self._guest)
+
+
+def _environment(made_of: Recipe) -> Path:
+    """The virtual environment, built unless it is there; its name holds what it was built from."""
+    version = platform.python_version()
+    key = hashlib.sha256(made_of.requirements + version.encode()).hexdigest()[:12]
+    name = f"{made_of.benchmark}-{version}-{key}"
+    target = cache_folder() / "venvs" / name
+    with building(name):
+        if not (target / ".complete").is_file():
+            _build(made_of, target)
+    return target
+
+
+def _build(made_of: Recipe, target: Path) -> None:
+    """Install the requirements with pip, and so with the user's own indexes, certificates and local wheels."""
+    # Made where it stays, because the scripts of a virtual environment hold its path; `.complete` is its last file.
+    made = _run([sys.executable, "-m", "venv", "--clear", str(target)])
+    if made.returncode:
+        raise PrerequisiteError(
+            "a virtual environment cannot be made",
+            found=process.tail(made.stdout),
+            fix="apt-get install -y python3-venv",
+        )
+    requirements = target / "requirements.txt"
+    requirements.write_bytes(made_of.requirements)
+    python = str(target / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
+    installed = _run([*install, "--only-binary=:all:", "--requirement", str(requirements)])
+    if installed.returncode:
+        raise SandboxError(
+            f"the sandbox of {made_of.benchmark} cannot be installed",
+            file=requirements,
+            found=process.tail(installed.stdout),
+            fix="see what pip says; it uses your own configuration (pip config list)",
+        )
+    (target / ".complete").touch()
+
+
+def _guest(made_of: Recipe) -> Path:
+    """A directory that holds the worker's source files alone, named after them."""
+    name = f"guest-{made_of.digest[:12]}"
+    target = cache_folder() / name
+    with building(name):
+        if not target.is_dir():
+            with staged(target) as partial:
+                for path, content in made_of.guest.items():
+                    (partial / path).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / path).write_bytes(content)
+    return target
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    # An interpreter's own variables must not lead another one astray.
+    variables = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, check=False)
