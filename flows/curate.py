@@ -32,10 +32,14 @@ def curate(config: CurateConfig) -> dict[str, Artifact]:
     kept = [_without_flagged(dataset_at(source), config.drop_checks) for source in config.sources]
     joined = kept[0]
     if len(kept) > 1:
-        joined = run_step(edit_dataset, label="merge", sources=kept, operation=Merge(features=config.features), name=config.repo_id)
+        joined = run_step(
+            edit_dataset, label="merge", sources=kept, operation=Merge(features=config.features), name=config.repo_id
+        )
     if not config.splits:
         return {"train": joined}
-    parts = run_step(edit_dataset, label="split", sources=[joined], operation=Split(splits=config.splits), name=config.repo_id)
+    parts = run_step(
+        edit_dataset, label="split", sources=[joined], operation=Split(splits=config.splits), name=config.repo_id
+    )
     return {name: dataset_at(parts.path / name, f"{config.repo_id}-{name}", parts.key) for name in config.splits}
 
 
@@ -44,7 +48,9 @@ def _without_flagged(dataset: Artifact, checks: list[str]) -> Artifact:
         return dataset
     name = dataset.path.parent.name if dataset.path.parent.name else dataset.name
     operation = DeleteEpisodes(checks=checks)
-    return run_step(edit_dataset, label=f"delete flagged of {name}", sources=[dataset], operation=operation, name=f"{name}-kept")
+    return run_step(
+        edit_dataset, label=f"delete flagged of {name}", sources=[dataset], operation=operation, name=f"{name}-kept"
+    )
 
 
 if __name__ == "__main__":

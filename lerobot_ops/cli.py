@@ -111,7 +111,9 @@ def _parse(model: Any, arguments: Arguments, command: str) -> Any:
     from lerobot_ops.flags import describe, parse
 
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"lerobot-ops {command}: {COMMANDS[command][0]}\n\n  --config_path FILE[:SECTION]\n      a YAML or JSON file")
+        print(
+            f"lerobot-ops {command}: {COMMANDS[command][0]}\n\n  --config_path FILE[:SECTION]\n      a YAML or JSON file"
+        )
         for flag, kind, default, sentence in describe(model):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         sys.exit(0)

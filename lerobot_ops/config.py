@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -35,6 +35,11 @@ class Config(BaseModel):
     def tag(self) -> str | None:
         """The `type` that tells variants apart, where there are any."""
         return getattr(self, "type", None)
+
+    def altered(self, field: str, value: Any) -> Self:
+        """A copy in which one field, dotted when it is nested, holds `value`."""
+        name, _, rest = field.partition(".")
+        return self.model_copy(update={name: getattr(self, name).altered(rest, value) if rest else value})
 
 
 def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

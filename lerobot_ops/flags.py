@@ -1,7 +1,7 @@
 """From the command line to a configuration: `--config_path=FILE[:SECTION]`, then `--a.b.c=value` on top of it.
 
-The same nested flags that LeRobot takes. Values are YAML scalars, lists or mappings. Every problem of a configuration is
-reported at once, with the close matches of a mistyped name.
+The same nested flags that LeRobot takes. Values are YAML scalars, lists or mappings. Every problem of a configuration
+is reported at once, with the close matches of a mistyped name.
 """
 
 import types
@@ -49,7 +49,9 @@ def read_section(reference: str) -> dict[str, Any]:
             raise ConfigError("the file has no such section", file=path, found=key, fix=did_you_mean(key, known))
         content = content[key]
     if not isinstance(content, dict):
-        raise ConfigError("a configuration is a mapping", file=path, field=section or None, found=type(content).__name__)
+        raise ConfigError(
+            "a configuration is a mapping", file=path, field=section or None, found=type(content).__name__
+        )
     return content
 
 

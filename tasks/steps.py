@@ -5,6 +5,8 @@ output directory, so a crashed run finds what it had begun, and it is the key of
 nothing changed does no work. Paths, run ids and clocks are no part of it.
 """
 
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -15,6 +17,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from lerobot_ops.config import Config, content_key
+from lerobot_ops.tracking import TrackingConfig
 from lerobot_ops.versioning.digest import digest
 
 WORKSPACE = Path("outputs")
@@ -39,11 +42,20 @@ class Artifact(Config):
     """A few numbers for tables and reports."""
 
     @classmethod
-    def at(cls, path: Path, kind: Any, name: str = "", key: str = "", facts: dict[str, Any] | None = None) -> "Artifact":
+    def at(
+        cls, path: Path, kind: Any, name: str = "", key: str = "", facts: dict[str, Any] | None = None
+    ) -> "Artifact":
         """The artifact that lies at `path`; reads all of it to name its version."""
         files, size = _extent(path)
         return cls(
-            kind=kind, name=name or path.name, path=path, digest=digest(path), key=key, files=files, size=size, facts=facts or {}
+            kind=kind,
+            name=name or path.name,
+            path=path,
+            digest=digest(path),
+            key=key,
+            files=files,
+            size=size,
+            facts=facts or {},
         )
 
     @property
@@ -55,6 +67,11 @@ class Artifact(Config):
     def version(self) -> str:
         """The digest as people read it: its first 8 digits."""
         return self.digest[:8]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a page about it shows."""
+        return {"version": self.digest, "path": self.path, "size": f"{self.size / 1e6:.1f} MB", **self.facts}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}, version {self.version}, {self.path}"
@@ -75,6 +92,7 @@ R = TypeVar("R", bound=Product)
 class Links(Config):
     """Where a step's run is recorded; no part of its key."""
 
+    tracking: TrackingConfig = TrackingConfig()
     parent_run: str | None = None
     """The MLflow run that the step's own run belongs to."""
     tags: dict[str, str] = {}
@@ -112,10 +130,17 @@ def run_step(task: Task[..., R], *, label: str | None = None, **inputs: Any) -> 
     cached = state.name == "Cached"
     if cached and not result.intact:
         logger.warning("%s: %s is not as it was left; making it again", label, result)
+        if isinstance(result, Artifact):
+            shutil.rmtree(result.path, ignore_errors=True)
         result = task.with_options(task_run_name=label, refresh_cache=True)(**inputs)
         cached = False
     logger.info("%s: %s (%s)", label, "up to date" if cached else "done", result)
     return result
+
+
+def slug(name: str) -> str:
+    """`name` as Prefect takes it for the key of a page: lower case, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _identity(value: Any) -> Any:

@@ -20,3 +20,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; a bar inside a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def success_table(title: str, metrics: Mapping[str, Any]) -> str:
+    """Success rates of an evaluation: overall, then task by task, each with its interval."""
+    scores = [("all", metrics), *metrics["per_task"].items()]
+    rows = [
+        (name, f"{score['pc_success']:.1f} %", f"{score['ci_low']:.1f} to {score['ci_high']:.1f}", score["n_episodes"], score["n_errors"])
+        for name, score in scores
+        if score["pc_success"] is not None
+    ]
+    return f"## Success on {title}\n\n" + table(("task", "pc_success", "95 % interval", "episodes", "errors"), rows)

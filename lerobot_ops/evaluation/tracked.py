@@ -1,0 +1,71 @@
+"""Evaluation with its run in MLflow: `pc_success` with its interval, per task and overall, and the clips."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lerobot_ops.artifacts import write_json
+from lerobot_ops.evaluation.config import EvalConfig
+from lerobot_ops.evaluation.evaluate import EvalResult, evaluate
+from lerobot_ops.tracking import Run, TrackingConfig, open_run
+
+RUN_FILE = "run.json"
+"""Beside the results: the MLflow run that they were logged to."""
+
+
+class TrackedEvalConfig(EvalConfig):
+    """An evaluation from the command line."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go."""
+
+
+def evaluate_tracked(
+    config: EvalConfig,
+    tracking: TrackingConfig,
+    *,
+    parent_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    on_record: Callable[[Any], None] | None = None,
+) -> EvalResult:
+    """Evaluate, and log the configuration, the success rates, the records and the clips."""
+    result = evaluate(config, on_record=on_record)
+    benchmark = f"{config.env.type}-{config.env.task.replace(',', '+')}"
+    identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox, "image.digest": result.identity}
+    params = config.model_dump(mode="json")
+    with open_run(
+        tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**identity, **(tags or {})}, params=params
+    ) as run:
+        log_scores(run, benchmark, json.loads((result.output_dir / "metrics.json").read_text()))
+        run.log_artifacts(result.output_dir, "evaluation")
+    write_json(run_file(result.output_dir), {"run_id": run.id})
+    return result
+
+
+def log_scores(run: Run, benchmark: str, metrics: dict[str, Any]) -> None:
+    """Log an evaluation's scores: `pc_success` overall, and each task's under `eval/<benchmark>/<task>/`."""
+    overall = {f"eval/{benchmark}/{name}": value for name, value in _numbers(metrics).items()}
+    per_task = {
+        f"eval/{benchmark}/{task}/{name}": value
+        for task, score in metrics["per_task"].items()
+        for name, value in _numbers(score).items()
+    }
+    run.log_metrics({**_numbers(metrics), **overall, **per_task})
+
+
+def run_file(output_dir: Path) -> Path:
+    """Where an evaluation's MLflow run is kept: beside the results, since their bytes must not depend on it."""
+    return output_dir.with_name(f"{output_dir.name}.{RUN_FILE}")
+
+
+def run_id(output_dir: Path) -> str | None:
+    """The MLflow run of the evaluation in `output_dir`."""
+    file = run_file(output_dir)
+    stored: str | None = json.loads(file.read_text())["run_id"] if file.exists() else None
+    return stored
+
+
+def _numbers(score: dict[str, Any]) -> dict[str, float]:
+    names = ("pc_success", "ci_low", "ci_high", "n_episodes", "n_errors", "avg_sum_reward", "avg_steps")
+    return {name: float(score[name]) for name in names if score[name] is not None}

@@ -1,0 +1,24 @@
+"""The training step."""
+
+from prefect import task
+
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.tracked import run_id, train_tracked
+from tasks.steps import CACHED, Artifact, Links, current_key, place
+
+
+@task(name="train", version="1", **CACHED)
+def train_policy(config: TrainConfig, dataset: Artifact, links: Links) -> Artifact:
+    """Train a policy; continues from the last checkpoint that an interrupted run had saved."""
+    key, name = current_key(), f"{config.policy.type}-{dataset.name.replace('/', '-')}"
+    run_dir = place("train", name, key)
+    located = config.altered("dataset.root", dataset.path).altered("output_dir", run_dir).altered("resume", "auto")
+    result = train_tracked(located, links.tracking, parent_id=links.parent_run, tags=links.tags)
+    facts = {
+        "policy": config.policy.type,
+        "steps": result.steps,
+        **result.metrics,
+        "dataset": dataset.digest,
+        "mlflow_run": run_id(run_dir),
+    }
+    return Artifact.at(result.checkpoint, "checkpoint", name, key, facts)
