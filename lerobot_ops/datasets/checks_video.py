@@ -1,0 +1,205 @@
+"""Checks of every video file against info.json and the episodes table, and decoding of frames of every episode."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from lerobot_ops.datasets.checks import Finding, counted, finding, listed
+from lerobot_ops.datasets.checks_evidence import Evidence
+from lerobot_ops.datasets.info import INFO_PATH
+from lerobot_ops.datasets.video import VideoProbe, decode_frames, probe
+from lerobot_ops.errors import DatasetError
+
+_RESTORE = "restore the video from a version or a copy, or delete these episodes into a new dataset"
+_TABLE = "restore meta/episodes from a version or a copy of the dataset"
+TOLERANCE_S = 1e-4
+"""How far a frame of a video may be from its time: LeRobot's tolerance."""
+FROZEN_LEVELS = 1.5
+"""Grey levels out of 255 by which no part of a frozen camera's picture changes; encoding noise is below that."""
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """An episode's part of a video file, as the episodes table says."""
+
+    episode: int
+    begin_s: float
+    end_s: float
+    frames: int
+
+
+def check_videos(evidence: Evidence, decode: bool) -> Iterator[Finding]:
+    """All checks of this module; frames are decoded only if `decode`."""
+    for key in evidence.info.video_keys:
+        for name, clips in _clips(evidence, key).items():
+            yield from _check_file(evidence, key, name, clips, decode)
+
+
+def _clips(evidence: Evidence, key: str) -> dict[str, list[_Clip]]:
+    """File name -> the clips in it, in the order of their seconds."""
+    chunks, files = evidence.rows(f"videos/{key}/chunk_index"), evidence.rows(f"videos/{key}/file_index")
+    begins = evidence.rows(f"videos/{key}/from_timestamp", np.float64)
+    ends = evidence.rows(f"videos/{key}/to_timestamp", np.float64)
+    lengths = evidence.rows("length")
+    if chunks is None or files is None or begins is None or ends is None or lengths is None:
+        return {}
+    found: dict[str, list[_Clip]] = {}
+    columns = (values.tolist() for values in (chunks, files, begins, ends, lengths))
+    for episode, (chunk, file, begin, end, length) in enumerate(zip(*columns, strict=True)):
+        if min(chunk, file, begin) >= 0 and np.isfinite([begin, end]).all() and length > 0:
+            clip = _Clip(episode, begin, end, length)
+            found.setdefault(evidence.info.video_file(key, chunk, file), []).append(clip)
+    return {name: sorted(found[name], key=lambda clip: (clip.begin_s, clip.episode)) for name in sorted(found)}
+
+
+def _check_file(evidence: Evidence, key: str, name: str, clips: list[_Clip], decode: bool) -> Iterator[Finding]:
+    episodes = [clip.episode for clip in clips]
+    path = evidence.root / name
+    if not path.is_file():
+        message = f"{name} does not exist, but {counted(len(clips), 'episode')} should be in it"
+        yield finding("missing-file", message, place=name, fix=_RESTORE, episodes=episodes)
+        return
+    try:
+        video = probe(path)
+    except (DatasetError, av.FFmpegError, OSError) as error:
+        cause = error.found or error.problem if isinstance(error, DatasetError) else error
+        message = f"{name} cannot be read: {cause}"
+        yield finding("video-unreadable", message, place=name, fix=_RESTORE, episodes=episodes)
+        return
+    yield from _format(evidence, key, name, video, episodes)
+    missing = yield from _frames(evidence, name, video, clips)
+    whole = [clip for clip in clips if clip.episode not in missing]
+    yield from _timestamps(evidence, name, video, whole)
+    yield from _keyframes(evidence, name, video, whole)
+    if decode:
+        yield from _decode(evidence, key, name, whole)
+
+
+def _format(evidence: Evidence, key: str, name: str, video: VideoProbe, episodes: list[int]) -> Iterator[Finding]:
+    feature = evidence.info.features[key]
+    declared = feature.info or {}
+    differing = []
+    if len(feature.shape) in (2, 3) and feature.size[:2] != (video.height, video.width):
+        height, width = feature.size[:2]
+        differing.append(f"size {video.width}x{video.height} (declared {width}x{height})")
+    if abs(video.fps - evidence.info.fps) > 1e-3:
+        differing.append(f"{video.fps:g} fps (the dataset has {evidence.info.fps})")
+    found = video.info()
+    for field in ("video.codec", "video.pix_fmt", "video.height", "video.width", "video.fps"):
+        said = declared.get(field)
+        if said is not None and said != found[field]:
+            differing.append(f"{field} {found[field]} (info says {said})")
+    if differing:
+        message = f"{name} has {'; '.join(differing)}"
+        fix = f"correct features.{key} in {INFO_PATH} if all its videos are like this one, else restore the video"
+        yield finding("video-format", message, place=name, fix=fix, episodes=episodes)
+
+
+def _frames(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Clip]) -> Iterator[Finding]:
+    """Report episodes that reach beyond the video or into each other; return those beyond it."""
+    fps = evidence.info.fps
+    missing = [clip for clip in clips if round(clip.begin_s * fps) + clip.frames > video.frames]
+    if missing:
+        clip = missing[0]
+        begin = round(clip.begin_s * fps)
+        message = (
+            f"{name} has {counted(video.frames, 'frame')}, but episode {clip.episode} is frames {begin} to"
+            f" {begin + clip.frames} of it ({counted(len(missing), 'episode')} in all)"
+        )
+        yield finding("video-frames", message, place=name, fix=_RESTORE, episodes=[clip.episode for clip in missing])
+    pairs = itertools.pairwise(clips)
+    overlaps = [(a, b) for a, b in pairs if round(a.begin_s * fps) + a.frames > round(b.begin_s * fps)]
+    if overlaps:
+        first, second = overlaps[0]
+        message = f"episodes {first.episode} and {second.episode} claim the same frames of {name}"
+        episodes = [clip.episode for pair in overlaps for clip in pair]
+        yield finding("video-frames", message, place=name, fix=_TABLE, episodes=episodes)
+    claimed = sum(clip.frames for clip in clips)
+    if not missing and not overlaps and claimed < video.frames:
+        message = f"{counted(video.frames - claimed, 'frame')} of {name} belong to no episode"
+        fix = "nothing, or edit the dataset into a new directory to drop them"
+        yield finding("video-frames", message, place=name, fix=fix, severity="info")
+    return {clip.episode for clip in missing}
+
+
+def _timestamps(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Clip]) -> Iterator[Finding]:
+    fps = evidence.info.fps
+    wrong: list[tuple[_Clip, float]] = []
+    ends: list[_Clip] = []
+    for clip in clips:
+        begin = round(clip.begin_s * fps)
+        due = clip.begin_s + np.arange(clip.frames) / fps
+        error = float(np.abs(video.times[begin : begin + clip.frames] - due).max())
+        if error > TOLERANCE_S:
+            wrong.append((clip, error))
+        elif abs(clip.end_s - clip.begin_s - clip.frames / fps) > 0.5 / fps:
+            ends.append(clip)
+    if wrong:
+        clip, error = wrong[0]
+        message = (
+            f"episode {clip.episode} begins at {clip.begin_s:.6f} s of {name}, but its frames are up to {error:.6f} s"
+            f" away from begin + k/{fps} ({counted(len(wrong), 'episode')} in all)"
+        )
+        episodes = [clip.episode for clip, _ in wrong]
+        yield finding("video-timestamps", message, place=name, fix=_TABLE, episodes=episodes)
+    if ends:
+        clip = ends[0]
+        message = (
+            f"episode {clip.episode} spans {clip.end_s - clip.begin_s:.3f} s of {name}, but has"
+            f" {counted(clip.frames, 'frame')} at {fps} fps ({counted(len(ends), 'episode')} in all)"
+        )
+        episodes = [clip.episode for clip in ends]
+        yield finding("video-timestamps", message, place=name, fix=_TABLE, episodes=episodes, severity="warning")
+
+
+def _keyframes(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Clip]) -> Iterator[Finding]:
+    keys = set(video.keyframes.tolist())
+    inside = [clip.episode for clip in clips if round(clip.begin_s * evidence.info.fps) not in keys]
+    if inside:
+        message = f"{counted(len(inside), 'episode')} of {name} do not begin on a keyframe: {listed(inside)}"
+        fix = "editing keeps some frames before them in the video; re-encode the video to be rid of those"
+        yield finding("video-keyframes", message, place=name, fix=fix, episodes=inside)
+
+
+def _decode(evidence: Evidence, key: str, name: str, clips: list[_Clip]) -> Iterator[Finding]:
+    broken: list[int] = []
+    cause: object = ""
+    frozen: list[int] = []
+    for clip in clips:
+        frames = sorted({0, clip.frames // 2, clip.frames - 1})
+        try:
+            pictures = decode_frames(evidence.root / name, clip.begin_s, frames, evidence.info.fps)
+        except (DatasetError, av.FFmpegError, OSError) as error:
+            cause = cause or (error.found or error.problem if isinstance(error, DatasetError) else error)
+            broken.append(clip.episode)
+            continue
+        if clip.frames >= evidence.info.fps and is_frozen(pictures) and _moves(evidence, clip.episode):
+            frozen.append(clip.episode)
+    if broken:
+        message = f"first, middle or last frame of {counted(len(broken), 'episode')} of {name} does not decode: {cause}"
+        yield finding("video-decode", message, place=name, fix=_RESTORE, episodes=broken)
+    if frozen:
+        message = f"camera {key!r} shows the same picture from first to last frame while the robot moves"
+        fix = "delete these episodes, and check the camera's cable and driver"
+        yield finding("frozen-camera", message, place=name, fix=fix, episodes=frozen)
+
+
+def is_frozen(pictures: np.ndarray) -> bool:
+    """Whether uint8 pictures [n, height, width, channels] are one picture, apart from encoding noise."""
+    count, height, width = pictures.shape[:3]
+    size = max(1, min(height, width) // 32)
+    grey = pictures[:, : height // size * size, : width // size * size].mean(3)
+    blocks = grey.reshape(count, height // size, size, width // size, size).mean((2, 4))
+    return count > 1 and float(np.ptp(blocks, axis=0).max()) < FROZEN_LEVELS
+
+
+def _moves(evidence: Evidence, episode: int) -> bool:
+    """Whether state (or else action) changes in an episode; without either, a camera is never called frozen."""
+    begin, end = evidence.runs.get(episode, (0, 0))
+    for name in ("observation.state", "action"):
+        if name in evidence.columns and begin < end:
+            return bool(np.ptp(evidence.columns[name][begin:end].astype(np.float64), axis=0).max() > 0)
+    return False
