@@ -1,0 +1,201 @@
+"""A pool of simulators: every worker plays one episode at a time, and starts the next at once when it is free.
+
+One thread waits on each worker's pipe. Everything else happens in the thread that called `run`: queries of the policy
+(`Desk.ask`) and the delivery of results, so neither needs a lock. When a worker dies, hangs or fails, a new one repeats
+its episode once; the second time the episode's result is the error.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from lerobot_ops.errors import SandboxError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Answer = TypeVar("Answer")
+
+ATTEMPTS = 2
+
+
+class Worker(Protocol):
+    """What the pool needs of a simulator; `evaluation.sandbox` has the real ones."""
+
+    def request(self, message: dict[str, Any], timeout: float | None = None) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The result of a job that no worker could finish."""
+
+    error: SandboxError
+    attempt: int
+
+
+class Desk:
+    """Where worker threads hand work to the thread that runs the pool."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._closed = threading.Event()
+
+    def ask(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Have `function(*arguments)` called in the pool's thread, and wait for what it returns."""
+        return self.post(function, *arguments).result()
+
+    def post(self, function: Callable[..., Answer], *arguments: Any) -> "Future[Answer]":
+        """The same without waiting."""
+        future: Future[Answer] = Future()
+        if self._closed.is_set():
+            future.cancel()
+        else:
+            self._inbox.put((future, lambda: function(*arguments)))
+        return future
+
+    def serve(self) -> None:
+        """Do the next piece of work; what it raises is raised here as well, since it ends the pool."""
+        future, work = self._inbox.get()
+        try:
+            future.set_result(work())
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Refuse and cancel all work, so that nobody waits for it."""
+        self._closed.set()
+        while not self._inbox.empty():
+            self._inbox.get()[0].cancel()
+
+
+def run(
+    jobs: Sequence[Job],
+    *,
+    spawn: Callable[[], W],
+    play: Callable[[W, Job, int, Desk], Result],
+    deliver: Callable[[Job, Result | Failure], None],
+    workers: int,
+    retire: Callable[[W], None] | None = None,
+) -> None:
+    """Play every job on one of `workers` simulators, in the order of `jobs` as they become free.
+
+    `play(worker, job, attempt, desk)` runs in a worker's thread; `deliver(job, result)` runs here, in the order in
+    which jobs finish. `retire(worker)` takes a worker that has no more to do; by default it is closed. An error of a
+    worker (SandboxError) leads to a second attempt and then to a Failure. Any other error, an error of `spawn`, and
+    what `deliver` or a function given to the desk raises end the run: all workers are killed and it is raised here.
+    """
+    crew = _Crew(deque(jobs), spawn, play, deliver, retire or _close)
+    crew.start(min(workers, len(jobs)))
+    try:
+        while crew.working:
+            crew.desk.serve()
+    finally:
+        crew.dismiss()
+
+
+class _Crew(Generic[W, Job, Result]):
+    """The threads of one run and the jobs that are left."""
+
+    def __init__(
+        self,
+        jobs: deque[Job],
+        spawn: Callable[[], W],
+        play: Callable[[W, Job, int, Desk], Result],
+        deliver: Callable[[Job, Result | Failure], None],
+        retire: Callable[[W], None],
+    ) -> None:
+        self.jobs, self.spawn, self.play, self.deliver, self.retire = jobs, spawn, play, deliver, retire
+        self.desk = Desk()
+        self.working = 0
+        self._threads: list[threading.Thread] = []
+        self._alive: set[W] = set()
+        self._lock = threading.Lock()
+        self._dismissed = False
+
+    def start(self, count: int) -> None:
+        self.working = count
+        self._threads = [threading.Thread(target=self._work, name=f"simulator-{n}", daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def dismiss(self) -> None:
+        """Kill what is still running and wait for the threads; does nothing after a run that ended well."""
+        with self._lock:
+            self._dismissed = True
+            alive = list(self._alive)
+        for worker in alive:
+            worker.kill()
+        for thread in self._threads:
+            while thread.is_alive():
+                self.desk.close()
+                thread.join(timeout=0.05)
+
+    def _work(self) -> None:
+        """Play jobs until none is left; the life of one thread."""
+        worker: W | None = None
+        try:
+            while self.jobs and not self._dismissed:
+                job = self._next()
+                if job is None:
+                    break
+                worker, result = self._attempt(worker, job[0])
+                self.desk.post(self.deliver, job[0], result)
+            if worker is not None:
+                self._part(worker, self.retire)
+            self.desk.post(self._leave, None)
+        except BaseException as error:
+            if worker is not None:
+                self._part(worker, _close)
+            self.desk.post(self._leave, error)
+
+    def _next(self) -> tuple[Job] | None:
+        try:
+            return (self.jobs.popleft(),)
+        except IndexError:
+            return None
+
+    def _attempt(self, worker: W | None, job: Job) -> tuple[W | None, Result | Failure]:
+        """The job's result, and the worker that is ready for the next one."""
+        for attempt in range(1, ATTEMPTS + 1):
+            worker = worker or self._join()
+            try:
+                return worker, self.play(worker, job, attempt, self.desk)
+            except SandboxError as error:
+                self._part(worker, _close)
+                worker, failure = None, Failure(error, attempt)
+        return None, failure
+
+    def _join(self) -> W:
+        worker = self.spawn()
+        with self._lock:
+            self._alive.add(worker)
+            dismissed = self._dismissed
+        if dismissed:
+            self._part(worker, _close)
+            raise SandboxError("the run was stopped")
+        return worker
+
+    def _part(self, worker: W, end: Callable[[W], None]) -> None:
+        with self._lock:
+            self._alive.discard(worker)
+        end(worker)
+
+    def _leave(self, error: BaseException | None) -> None:
+        self.working -= 1
+        if error is not None:
+            raise error
+
+
+def _close(worker: Worker) -> None:
+    worker.close()

@@ -1,0 +1,73 @@
+"""The result of an evaluation, read from the folder that it left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lerobot_ops.errors import ArtifactError
+from lerobot_ops.evaluation.clips import Clip
+from lerobot_ops.evaluation.metrics import Score, score, score_of
+from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records
+
+PROVENANCE = "evaluation.json"
+
+
+class TaskScore(Score):
+    """The score of one task."""
+
+    task: str
+
+
+class EvalResult(Score):
+    """The score over all tasks, and what it is made of."""
+
+    output_dir: Path
+    sandbox: str
+    """Kind of the sandbox: docker, venv or process."""
+    identity: str
+    """What the sandbox held: an image's digest, or that of the requirements and the worker's sources."""
+    per_task: list[TaskScore]
+    per_group: dict[str, Score]
+    clips: list[Clip]
+    clip_problems: list[str]
+    """Clips that could not be made, and why."""
+
+    @property
+    def records(self) -> list[Record]:
+        """Every episode, by task and number."""
+        return read_records(self.output_dir / FILE_NAME)
+
+
+def load_result(output_dir: Path) -> EvalResult:
+    """The result in an evaluation's folder; raises ArtifactError when there is none."""
+    provenance = _provenance(output_dir)
+    if provenance is None:
+        raise ArtifactError("there is no finished evaluation", file=output_dir, expected=f"a folder with {PROVENANCE}")
+    records = read_records(output_dir / FILE_NAME)
+    groups: dict[str, list[str]] = provenance["groups"]
+    sandbox = provenance["evaluation"]["sandbox"]
+    tasks = dict.fromkeys(task for members in groups.values() for task in members)
+    return EvalResult(
+        **score(records).model_dump(),
+        output_dir=output_dir,
+        sandbox=sandbox["type"],
+        identity=sandbox["identity"],
+        per_task=[TaskScore(task=task, **score_of(records, [task]).model_dump()) for task in tasks],
+        per_group={group: score_of(records, members) for group, members in groups.items()},
+        clips=[Clip(**clip) for clip in provenance["clips"]],
+        clip_problems=provenance["clip_problems"],
+    )
+
+
+def finished_key(output_dir: Path) -> str | None:
+    """The key of the finished evaluation in a folder, if there is one."""
+    provenance = _provenance(output_dir)
+    return None if provenance is None else str(provenance["key"])
+
+
+def _provenance(output_dir: Path) -> dict[str, Any] | None:
+    path = output_dir / PROVENANCE
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -1,0 +1,145 @@
+"""One episode on one worker: what is asked of the simulator, and the record that comes of it."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lerobot_ops.errors import SandboxError
+from lerobot_ops.evaluation.actors import OPEN_LOOP_STEPS, Act, Query
+from lerobot_ops.evaluation.records import Record
+from lerobot_ops.evaluation.sandbox import Worker
+
+Show = Callable[[NDArray[np.uint8]], None]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode to play."""
+
+    task: str
+    number: int
+    """Within the task, from 0."""
+    seed: int
+    limit: int
+    """Steps after which it ends without success."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What names it within an evaluation."""
+        return self.task, self.number
+
+
+@dataclass
+class Progress:
+    """What has happened in an episode so far."""
+
+    episode: Episode
+    attempt: int = 1
+    initial_state: str = ""
+    rewards: list[float] = field(default_factory=list)
+    success: bool = False
+    done: bool = False
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> int:
+        """Steps that may still be played."""
+        return 0 if self.done else self.episode.limit - len(self.rewards)
+
+    def add(self, rewards: list[float], success: bool, done: bool) -> None:
+        """Count some steps; raises SandboxError for a reward that is no number."""
+        if not rewards or not all(map(math.isfinite, rewards)):
+            raise SandboxError("the simulator gave no usable reward", found=f"{self.episode.task}: {rewards}")
+        self.rewards += rewards
+        self.success, self.done = self.success or success, done or success
+
+    def record(self, error: str | None = None) -> Record:
+        """The episode's record."""
+        return Record(
+            task=self.episode.task,
+            episode=self.episode.number,
+            seed=self.episode.seed,
+            success=self.success,
+            error=error,
+            steps=len(self.rewards),
+            sum_reward=math.fsum(self.rewards),
+            max_reward=max(self.rewards, default=0.0),
+            initial_state=self.initial_state,
+            seconds=round(time.perf_counter() - self.started, 4),
+            attempt=self.attempt,
+        )
+
+
+def play(
+    worker: Worker,
+    episode: Episode,
+    act: Act,
+    *,
+    cameras: list[str],
+    attempt: int = 1,
+    video: dict[str, int] | None = None,
+    show: Show | None = None,
+) -> Record:
+    """Play an episode in which `act` decides.
+
+    The worker gets every action that is executed before the next query, and renders `cameras` only for that query. With
+    `video` ({"every": steps, "size": pixels}) it renders frames too, uint8 (n, size, size, 3), which `show` takes.
+    """
+    progress = Progress(episode, attempt)
+    reply = begin(worker, progress, cameras, video)
+    instruction, action_dim = reply["instruction"], worker.info["action_dim"]
+    while True:
+        if show is not None and reply["frames"] is not None:
+            show(reply["frames"])
+        if not progress.left:
+            return progress.record()
+        query = Query(reply["observation"], instruction, episode.seed, len(progress.rewards), action_dim)
+        actions = act(query)[: progress.left]
+        observe = cameras if len(actions) < progress.left else []  # nobody looks at the last observation
+        reply = worker.request({"op": "step", "actions": actions, "observe": observe, "video": video})
+        progress.add(reply["rewards"], reply["success"], reply["done"])
+
+
+def play_expert(worker: Worker, episode: Episode, attempt: int = 1) -> tuple[Record, NDArray[np.float32]]:
+    """Play an episode in which the benchmark's scripted expert decides: the record, the actions (steps, A)."""
+    progress = Progress(episode, attempt)
+    begin(worker, progress)
+    actions = []
+    while progress.left:
+        part = expert_steps(worker, progress, OPEN_LOOP_STEPS)
+        actions.append(part["actions"])
+    return progress.record(), np.concatenate(actions)
+
+
+def begin(
+    worker: Worker, progress: Progress, cameras: list[str] | None = None, video: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """Reset to the episode's first observation; the worker's answer."""
+    episode = progress.episode
+    request = {"op": "reset", "task": episode.task, "seed": episode.seed, "observe": cameras or [], "video": video}
+    reply = worker.request(request)
+    progress.initial_state = _state_digest(reply["observation"], cameras or [])
+    return reply
+
+
+def expert_steps(
+    worker: Worker, progress: Progress, most: int, *, cameras: list[str] | None = None, noise: float = 0.0
+) -> dict[str, Any]:
+    """Let the expert play on for at most `most` steps; the worker's answer."""
+    steps = min(most, progress.left)
+    part = worker.request({"op": "expert", "steps": steps, "cameras": cameras or [], "noise": noise})
+    progress.add(part["rewards"], any(part["successes"]), part["done"])
+    return part
+
+
+def _state_digest(observation: dict[str, NDArray[Any]], images: list[str]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(set(observation) - set(images)):
+        digest.update(key.encode() + np.ascontiguousarray(observation[key]).tobytes())
+    return digest.hexdigest()[:16]
