@@ -94,7 +94,7 @@ class _ProcessChannel:
         return self._socket.recv(1 << 20)
 
     def complaints(self) -> str:
-        self._drain.join(timeout=1)
+        self._drain.join(timeout=0.2)
         return tail(b"".join(list(self._stderr)))
 
     def ending(self) -> str:

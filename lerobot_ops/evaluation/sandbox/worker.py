@@ -77,13 +77,15 @@ class Worker:
             header = self._take(protocol.HEADER, deadline)
             reply = protocol.decode(self._take(protocol.body_length(header), deadline))
         except TimeoutError:
+            said = self._last_words()
             self._end()
             problem = f"a worker did not answer {op!r} within {limit:g} s, and was stopped"
-            raise WorkerTimeout(problem, found=self._last_words()) from None
+            raise WorkerTimeout(problem, found=said) from None
         except (OSError, EOFError, protocol.ProtocolError) as error:
             ending = str(error) if isinstance(error, protocol.ProtocolError) else self._channel.ending()
+            said = self._last_words()
             self._end()
-            raise WorkerDied(f"a worker ended during {op!r}: {ending}", found=self._last_words()) from error
+            raise WorkerDied(f"a worker ended during {op!r}: {ending}", found=said) from error
         if "error" in reply:
             raise _failure(reply["error"])
         return reply

@@ -1,0 +1,205 @@
+"""Workers in hardened containers: no network, no mounts, no capabilities, nothing of our environment, and an end."""
+
+import contextlib
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from lerobot_ops.errors import SandboxError
+from lerobot_ops.evaluation.images import build_image
+from lerobot_ops.evaluation.sandbox.config import SandboxConfig
+from lerobot_ops.evaluation.sandbox.engine import LABEL, connect
+from lerobot_ops.evaluation.sandbox.process import tail
+from lerobot_ops.evaluation.sandbox.worker import Worker
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    import docker
+
+DEADLINE_LABEL = f"{LABEL}.deadline"
+_STDOUT, _STDERR = 1, 2
+_STDERR_CHUNKS = 64
+
+
+class DockerSandbox:
+    """Workers in containers of one image, which is built the first time."""
+
+    kind = "docker"
+
+    def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
+        self.benchmark, self.config, self.reason = benchmark, config, reason
+        client = connect()
+        sweep(client)
+        self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
+        """The image's digest."""
+
+    def spawn(self, hello: dict[str, Any]) -> Worker:
+        """Start one worker and greet it: {cameras, options, video}."""
+        options = container_options(self.benchmark, self.config)
+        channel = _ContainerChannel(self.identity, options)
+        greeting = {"benchmark": self.benchmark, "options": {}, "cameras": [], **hello}
+        config = self.config
+        return Worker(channel, greeting, start_timeout_s=config.start_timeout_s, step_timeout_s=config.step_timeout_s)
+
+
+def container_options(benchmark: str, config: SandboxConfig) -> dict[str, Any]:
+    """How a worker's container is locked down."""
+    from docker.types import Ulimit
+
+    memory = int(config.memory_gb * 2**30)
+    lifetime = int(config.max_hours * 3600)
+    # The kernel's own limit, for a worker that spins after its host was killed.
+    spinning = Ulimit(name="cpu", soft=lifetime, hard=lifetime)
+    gl = {} if config.gl == "auto" else {"MUJOCO_GL": config.gl}
+    return {
+        "network_mode": "none",
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=256m,mode=1777"},  # noqa: S108 - the container's own
+        "user": "65534:65534",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": 128,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "nano_cpus": int(config.cpus * 1e9),
+        "ulimits": [spinning, Ulimit(name="core", soft=0, hard=0)],
+        "ipc_mode": "private",
+        "hostname": "worker",
+        "init": True,
+        "environment": gl,
+        "log_config": {"type": "none"},
+        "labels": {**config.labels, LABEL: benchmark, DEADLINE_LABEL: str(int(time.time()) + lifetime)},
+    }
+
+
+def sweep(client: "docker.DockerClient") -> list[str]:
+    """Remove workers' containers that have ended or outlived their deadline; returns their short ids.
+
+    What ends with its host needs no sweeping: this is for hosts that were killed, and for engines that were restarted.
+    """
+    import docker
+
+    removed = []
+    for container in client.containers.list(all=True, filters={"label": DEADLINE_LABEL}, ignore_removed=True):
+        expired = int(container.labels[DEADLINE_LABEL]) < time.time()
+        if expired or container.status in {"exited", "dead"}:
+            # Its own host may be removing it too.
+            with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):
+                container.remove(force=True, v=True)
+                removed.append(container.short_id)
+    return removed
+
+
+class _ContainerChannel:
+    """A container's attached stream, which carries stdin, stdout and stderr over one connection."""
+
+    def __init__(self, image: str, options: dict[str, Any]) -> None:
+        import docker
+
+        # Of its own: a client is for one thread, and workers live in several.
+        self._client = connect()
+        self._container: Container | None = None
+        self._socket: socket.socket | None = None
+        self._stderr: deque[bytes] = deque(maxlen=_STDERR_CHUNKS)
+        self._stream, self._left = _STDOUT, 0
+        try:
+            self._container = self._client.containers.create(image, stdin_open=True, **options)
+            streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            self._attached = self._client.api.attach_socket(str(self._container.id), params=streams)
+            self._socket = getattr(self._attached, "_sock", self._attached)
+            self._container.start()
+        except docker.errors.APIError as error:
+            self.kill()
+            self.release()
+            raise SandboxError(f"a container cannot be started: {error.explanation or error}") from error
+
+    def send(self, data: bytes, deadline: float) -> None:
+        assert self._socket is not None
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._socket.sendall(data)
+
+    def receive(self, deadline: float) -> bytes:
+        while True:
+            if self._left == 0:
+                # A frame: which stream, three zeros, the length, and that many bytes.
+                header = b""
+                while len(header) < 8:
+                    more = self._read(8 - len(header), deadline)
+                    if not more:
+                        return b""
+                    header += more
+                self._stream, self._left = struct.unpack(">BxxxL", header)
+            data = self._read(min(self._left, 1 << 20), deadline)
+            self._left -= len(data)
+            if self._stream == _STDOUT or not data:
+                return data
+            self._stderr.append(data)
+
+    def complaints(self) -> str:
+        # What it printed may still be on its way.
+        with contextlib.suppress(OSError):
+            deadline = time.monotonic() + 0.2
+            while self.receive(deadline):
+                pass
+        return tail(b"".join(self._stderr))
+
+    def ending(self) -> str:
+        import docker
+
+        assert self._container is not None
+        try:
+            self._container.wait(timeout=5)
+            self._container.reload()
+        except docker.errors.NotFound:
+            return "its container was removed"
+        except requests.RequestException:
+            return "it closed its stream"
+        state = self._container.attrs["State"]
+        if state["OOMKilled"]:
+            return "it ran out of memory (raise sandbox.memory_gb)"
+        code = state["ExitCode"]
+        return f"killed by {signal.Signals(code - 128).name}" if code > 128 else f"it exited with code {code}"
+
+    def kill(self) -> None:
+        import docker
+
+        # When the engine does not answer, the container still ends: with its stream, or at its deadline.
+        if self._container is not None:
+            with contextlib.suppress(docker.errors.APIError, requests.RequestException):
+                self._container.remove(force=True, v=True)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        if self._socket is not None:
+            self._attached.close()
+            self._socket.close()
+        self._client.close()
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        assert self._socket is not None
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        return self._socket.recv(count)
+
+
+def _digest(client: "docker.DockerClient", image: str) -> str:
+    """The digest of an image that the user names; pulled when it is not here."""
+    import docker
+
+    try:
+        return str(client.images.get(image).id)
+    except docker.errors.ImageNotFound:
+        pass
+    try:
+        return str(client.images.pull(image).id)
+    except docker.errors.APIError as error:
+        raise SandboxError(
+            f"the image cannot be had: {error.explanation or error}", field="sandbox.image", found=image
+        ) from error
