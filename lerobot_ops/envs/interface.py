@@ -61,5 +61,8 @@ class Benchmark:
     """Tasks by the name of a group, in the order that gives them their `task_id`."""
     cameras: tuple[str, ...] = ()
     """Observation keys that are images."""
+    prepare_rendering: Callable[[bool], dict[str, Any] | None] = lambda rendered: None
+    """Called once before the environment is made, with whether anything will be rendered; says how it will be.
+    Raises PrerequisiteError when it cannot be."""
     distributions: tuple[str, ...] = ()
     """Python packages whose versions a record of an evaluation should hold."""

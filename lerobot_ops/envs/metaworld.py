@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lerobot_ops.envs.interface import Benchmark, Step
 from lerobot_ops.envs.metaworld_tasks import GROUPS, INSTRUCTIONS
-from lerobot_ops.envs.rendering import Renderer
+from lerobot_ops.envs.rendering import Renderer, prepare
 from lerobot_ops.errors import ConfigError, did_you_mean
 
 IMAGE = "observation.image"
@@ -153,5 +153,6 @@ BENCHMARK = Benchmark(
     make=MetaWorldEnv,
     groups=GROUPS,
     cameras=(IMAGE,),
+    prepare_rendering=prepare,
     distributions=("metaworld", "mujoco", "gymnasium", "numpy", "scipy"),
 )

@@ -21,9 +21,12 @@ _BALL = """<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size="0.4"
 <camera name="front" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>"""
 
 
-def without_rendering() -> None:
-    """Let MuJoCo be imported on a machine that has no OpenGL at all."""
+def prepare(rendered: bool) -> dict[str, Any] | None:
+    """Make this process ready to render, after a check, or to do without OpenGL; call it before MuJoCo is imported."""
+    if rendered:
+        return preflight()
     os.environ["MUJOCO_GL"] = "disable"
+    return None
 
 
 def choose_library() -> str:

@@ -33,6 +33,7 @@ class Session:
     def __init__(self) -> None:
         self._env: Any = None
         self._benchmark = ""
+        self._renders = False
         self._step = 0
         self._done = True
         self._noise = np.random.default_rng(0)
@@ -44,13 +45,8 @@ class Session:
             if key not in known.cameras:
                 fix = did_you_mean(key, known.cameras)
                 raise ConfigError(f"{benchmark} has no such camera", field="cameras", found=key, fix=fix)
-        from lerobot_ops.envs import rendering
-
-        if cameras or video:
-            render = rendering.preflight()
-        else:
-            rendering.without_rendering()
-            render = None
+        self._renders = bool(cameras or video)
+        render = known.prepare_rendering(self._renders)
         try:
             self._env = envs.make_env(benchmark, **options)
         except TypeError as error:
@@ -74,9 +70,9 @@ class Session:
         self._step, self._done = 0, False
         self._noise = np.random.default_rng(seed)
         return {
-            "observation": self._env.observe(observe or []),
+            "observation": self._observe(observe or []),
             "instruction": envs.instruction(self._benchmark, task),
-            "frames": _gather([self._env.render(video["size"])]) if video else None,
+            "frames": self._render(video)[None] if video else None,
         }
 
     def step(
@@ -94,7 +90,7 @@ class Session:
             reward, success = self._play(action)
             rewards.append(reward)
             if video and (self._done or self._step % video["every"] == 0):
-                frames.append(self._env.render(video["size"]))
+                frames.append(self._render(video))
             if self._done:
                 break
         return {
@@ -102,8 +98,8 @@ class Session:
             "rewards": rewards,
             "success": success,
             "done": self._done,
-            "observation": self._env.observe(observe),
-            "frames": _gather(frames) if frames else None,
+            "observation": self._observe(observe),
+            "frames": np.stack(frames) if frames else None,
         }
 
     def expert(self, steps: int, cameras: list[str], noise: float = 0.0) -> dict[str, Any]:
@@ -119,7 +115,7 @@ class Session:
         rewards: list[float] = []
         successes: list[bool] = []
         while len(actions) < steps and not self._done:
-            for key, value in self._env.observe(cameras).items():
+            for key, value in self._observe(cameras).items():
                 observations.setdefault(key, []).append(value)
             action = self._env.expert_action()
             if noise:
@@ -148,6 +144,21 @@ class Session:
         self._step += 1
         self._done = step.terminated or step.truncated
         return step.reward, step.success
+
+    def _observe(self, cameras: list[str]) -> dict[str, NDArray[Any]]:
+        if cameras:
+            self._must_render()
+        observation: dict[str, NDArray[Any]] = self._env.observe(cameras)
+        return observation
+
+    def _render(self, video: dict[str, int]) -> NDArray[np.uint8]:
+        self._must_render()
+        frame: NDArray[np.uint8] = self._env.render(video["size"])
+        return frame
+
+    def _must_render(self) -> None:
+        if not self._renders:
+            raise protocol.ProtocolError("nothing was to be rendered: name the cameras, or video, in hello")
 
     def _must_be_playing(self) -> None:
         if self._done:
@@ -204,10 +215,6 @@ def _end_with(stream: int) -> None:
     poller.register(stream, 0)
     poller.poll()
     os._exit(0)
-
-
-def _gather(frames: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    return np.stack(frames)
 
 
 def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
