@@ -18,8 +18,8 @@ def digest(path: Path) -> str:
         return _file_md5(path)
     if not path.is_dir():
         raise ArtifactError("there is nothing to version", file=path, expected="a file or a directory")
-    files = sorted((file.relative_to(path).parts, file) for file in _files(path))
-    listing = [{"md5": _file_md5(file), "relpath": "/".join(parts)} for parts, file in files]
+    files = sorted((file.relative_to(path).as_posix(), file) for file in _files(path))  # by text, as DVC sorts them
+    listing = [{"md5": _file_md5(file), "relpath": relative} for relative, file in files]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
