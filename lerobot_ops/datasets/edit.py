@@ -1,0 +1,255 @@
+"""Editing: delete, split, merge and remove features, always from whole datasets into new directories.
+
+Nothing is changed in place and no video is re-encoded: packets are copied, so every frame that stays decodes to the
+same pixels. Everything that can be refused is refused before anything is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lerobot_ops.artifacts import staged
+from lerobot_ops.config import Config
+from lerobot_ops.datasets.edit_assemble import assemble, task_table
+from lerobot_ops.datasets.edit_merge import check_mergeable, merged_info
+from lerobot_ops.datasets.edit_source import Kept, open_source
+from lerobot_ops.datasets.info import DEFAULT_FEATURES, DatasetInfo, load_info
+from lerobot_ops.errors import ArtifactError, DatasetError, did_you_mean
+
+
+class EditPlan(Config):
+    """What an edit would write."""
+
+    path: Path
+    """The dataset that would be written."""
+    episodes: int
+    frames: int
+    tasks: list[str]
+    features: list[str]
+    bytes: int = Field(ge=0)
+    """About the size of its data and videos."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} task(s), about"
+            f" {self.bytes / 1e6:.1f} MB; features {', '.join(self.features)}"
+        )
+
+
+class EditResult(Config):
+    """What an edit wrote."""
+
+    path: Path
+    """The new dataset."""
+    episodes: int
+    frames: int
+    tasks: list[str]
+
+
+def delete_episodes(
+    source: Path, target: Path, episodes: Sequence[int], *, dry_run: bool = False
+) -> EditResult | EditPlan:
+    """Write the dataset `source` without `episodes` to `target`, the others numbered anew in their order.
+
+    Raises DatasetError when an episode does not exist or none would be left.
+    """
+    opened = open_source(source)
+    gone = _known_episodes(source, episodes, len(opened.rows))
+    kept = [Kept(opened, number) for number in range(len(opened.rows)) if number not in gone]
+    if not kept:
+        raise DatasetError(
+            "all episodes would be deleted",
+            file=source,
+            field="episodes",
+            found=f"{len(gone)} of {len(opened.rows)}",
+            expected="at least one episode that stays",
+            fix="leave one out of the list",
+        )
+    return _write({target: kept}, opened.info, dry_run)[0]
+
+
+def split(
+    source: Path, targets: Mapping[str, Path], splits: Mapping[str, float | list[int]], *, dry_run: bool = False
+) -> list[EditResult | EditPlan]:
+    """Write parts of the dataset `source`: the one called NAME in `splits` to `targets[NAME]`, in that order.
+
+    A part is a list of episodes, or a fraction of all of them: the first part takes the first episodes, and when the
+    fractions sum to 1 the last part takes what rounding leaves. When all targets lie in one directory that does not
+    exist, it appears at once with all parts in it.
+
+    Raises DatasetError when parts overlap, are empty or name unknown episodes, or when fractions sum to more than 1.
+    """
+    opened = open_source(source)
+    parts = _parts(source, splits, len(opened.rows))
+    lacking = sorted(set(splits) ^ set(targets))
+    if lacking:
+        raise DatasetError("splits and targets have different names", field=lacking[0], found=", ".join(targets))
+    kept = {targets[name]: [Kept(opened, number) for number in part] for name, part in parts.items()}
+    if len(kept) < len(parts):
+        raise DatasetError("two splits have the same target", found=", ".join(str(path) for path in targets.values()))
+    return _write(kept, opened.info, dry_run)
+
+
+def merge(
+    sources: Sequence[Path], target: Path, *, features: Literal["same", "common"] = "same", dry_run: bool = False
+) -> EditResult | EditPlan:
+    """Write the episodes of all `sources`, in that order, to `target`; equal task texts become one task.
+
+    `features="same"` refuses datasets whose features differ, `"common"` keeps those that all have. Raises DatasetError
+    when fps, robot type, a kept feature or a video's encoding differ.
+    """
+    if not sources:
+        raise DatasetError("there is nothing to merge", field="roots", expected="at least one dataset")
+    infos = [load_info(source) for source in sources]
+    info = merged_info(list(sources), infos, features)
+    opened = {source: open_source(source, info.video_keys) for source in dict.fromkeys(sources)}
+    check_mergeable(list(opened.values()), info)
+    kept = [Kept(opened[source], number) for source in sources for number in range(len(opened[source].rows))]
+    return _write({target: kept}, info, dry_run)[0]
+
+
+def remove_features(
+    source: Path, target: Path, names: Sequence[str], *, dry_run: bool = False
+) -> EditResult | EditPlan:
+    """Write the dataset `source` without the features `names` to `target`.
+
+    Raises DatasetError when a feature does not exist, is one that every dataset has, or none would be left.
+    """
+    info = load_info(source)
+    own = [name for name in info.features if name not in DEFAULT_FEATURES]
+    for name in names:
+        if name in DEFAULT_FEATURES:
+            raise DatasetError(
+                "a feature that every dataset has cannot be removed",
+                file=source,
+                field=name,
+                found=name,
+                expected=f"one of {', '.join(own)}",
+            )
+        if name not in own:
+            raise DatasetError("the dataset has no such feature", file=source, field=name, fix=did_you_mean(name, own))
+    if not names or not set(own) - set(names):
+        raise DatasetError(
+            "no feature would be left" if names else "no feature to remove is named",
+            file=source,
+            field="feature_names",
+            found=", ".join(names) or "none",
+            expected=f"some of {', '.join(own)}, but not all",
+        )
+    kept_features = {name: feature for name, feature in info.features.items() if name not in names}
+    has_video = any(feature.dtype == "video" for feature in kept_features.values())
+    info = info.model_copy(update={"features": kept_features, "video_path": info.video_path if has_video else None})
+    opened = open_source(source, info.video_keys)
+    return _write({target: [Kept(opened, number) for number in range(len(opened.rows))]}, info, dry_run)[0]
+
+
+def _write(datasets: Mapping[Path, list[Kept]], info: DatasetInfo, dry_run: bool) -> list[EditResult | EditPlan]:
+    """Write each list of episodes to its target, or say what would be written."""
+    for name, feature in info.features.items():
+        if feature.dtype == "language":
+            raise DatasetError(
+                "language columns cannot be rewritten", field=name, fix="remove this feature first, or keep the dataset"
+            )
+    for target in datasets:
+        if target.exists():
+            raise ArtifactError(
+                "the output exists already", file=target, fix="choose another output, or remove this one"
+            )
+    if dry_run:
+        return [_plan(target, kept, info) for target, kept in datasets.items()]
+    parents = {target.parent for target in datasets}
+    together = parents.pop() if len(datasets) > 1 and len(parents) == 1 else None
+    if together is not None and not together.exists():
+        with staged(together) as folder:
+            for target, kept in datasets.items():
+                assemble(folder / target.name, kept, info)
+    else:
+        with ExitStack() as stack:
+            folders = {target: stack.enter_context(staged(target)) for target in datasets}
+            for target, kept in datasets.items():
+                assemble(folders[target], kept, info)
+    return [_result(target, kept) for target, kept in datasets.items()]
+
+
+def _plan(target: Path, kept: list[Kept], info: DatasetInfo) -> EditPlan:
+    result = _result(target, kept)
+    size = sum(episode.rows.bytes + sum(episode.clip(key).bytes for key in info.video_keys) for episode in kept)
+    features = list(info.features)
+    return EditPlan(**result.model_dump(), features=features, bytes=round(size))
+
+
+def _result(target: Path, kept: list[Kept]) -> EditResult:
+    frames = sum(episode.rows.count for episode in kept)
+    return EditResult(path=target, episodes=len(kept), frames=frames, tasks=task_table(kept))
+
+
+def _parts(source: Path, splits: Mapping[str, float | list[int]], total: int) -> dict[str, list[int]]:
+    fractions = {name: float(part) for name, part in splits.items() if not isinstance(part, list)}
+    if fractions and len(fractions) < len(splits):
+        raise DatasetError(
+            "splits are either all fractions or all lists of episodes", file=source, field="splits", found=dict(splits)
+        )
+    if fractions:
+        parts = _fractions(source, fractions, total)
+    else:
+        parts = {name: sorted(_known_episodes(source, part, total)) for name, part in splits.items()}  # type: ignore[arg-type]
+    owner: dict[int, str] = {}
+    for name, part in parts.items():
+        if not part:
+            raise DatasetError(
+                "a split would be empty",
+                file=source,
+                field=f"splits.{name}",
+                found=f"{splits[name]} of {total} episodes",
+                expected="at least one episode",
+                fix="give it more, or leave it out",
+            )
+        shared = sorted(number for number in part if number in owner)
+        if shared:
+            raise DatasetError(
+                "splits overlap",
+                file=source,
+                field=f"splits.{name}",
+                found=f"episode {shared[0]} is in {owner[shared[0]]!r} and in {name!r}",
+                expected="every episode in one split at most",
+            )
+        owner |= dict.fromkeys(part, name)
+    if not parts:
+        raise DatasetError("no split is named", file=source, field="splits", expected="a name and a fraction or a list")
+    return parts
+
+
+def _fractions(source: Path, fractions: Mapping[str, float], total: int) -> dict[str, list[int]]:
+    whole = sum(fractions.values())
+    if min(fractions.values()) <= 0 or whole > 1 + 1e-6:
+        raise DatasetError(
+            "the fractions of a split are not possible",
+            file=source,
+            field="splits",
+            found=dict(fractions),
+            expected="fractions above 0 with a sum of 1 at most",
+        )
+    parts, begin = {}, 0
+    for name, fraction in fractions.items():
+        last = name == list(fractions)[-1] and abs(whole - 1) <= 1e-6
+        end = total if last else begin + int(total * fraction + 1e-9)
+        parts[name] = list(range(begin, end))
+        begin = end
+    return parts
+
+
+def _known_episodes(source: Path, episodes: Sequence[int], total: int) -> set[int]:
+    unknown = sorted({number for number in episodes if not 0 <= number < total})
+    if unknown:
+        raise DatasetError(
+            "the dataset has no such episode",
+            file=source,
+            field="episodes",
+            found=", ".join(map(str, unknown)),
+            expected=f"0 to {total - 1}",
+            fix="nothing was written; correct the list",
+        )
+    return set(episodes)

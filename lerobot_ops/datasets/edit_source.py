@@ -1,0 +1,198 @@
+"""A dataset opened for editing: where each episode's frames are, checked before anything is written."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info
+from lerobot_ops.datasets.tables import load_episodes, load_tasks, read_parquet
+from lerobot_ops.datasets.video import VideoProbe, probe
+from lerobot_ops.errors import DatasetError
+
+_VALIDATE = "run `lerobot-ops validate` on it: it lists everything that is wrong"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An episode's rows in a data file."""
+
+    file: Path
+    first: int
+    """The number of its first row in the file."""
+    count: int
+    tasks: list[int]
+    """The distinct task indices of its frames, in the order of their appearance."""
+    bytes: float
+    """About the size that it has on disk."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An episode's part of a video file."""
+
+    file: Path
+    from_timestamp: float
+    video: VideoProbe
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset to take episodes from."""
+
+    root: Path
+    info: DatasetInfo
+    tasks: list[str]
+    episodes: pa.Table
+    """The episodes table, row i being episode i."""
+    rows: list[Rows]
+    """Per episode."""
+    clips: dict[str, list[Clip]]
+    """Camera -> per episode."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An episode that the edited dataset keeps."""
+
+    source: Source
+    episode: int
+
+    @property
+    def rows(self) -> Rows:
+        return self.source.rows[self.episode]
+
+    @property
+    def tasks(self) -> list[str]:
+        return [self.source.tasks[task] for task in self.rows.tasks]
+
+    def clip(self, key: str) -> Clip:
+        return self.source.clips[key][self.episode]
+
+
+def open_source(root: Path, cameras: Sequence[str] | None = None) -> Source:
+    """Open the dataset in `root`; `cameras` are those whose videos will be kept (all, if None).
+
+    Raises DatasetError when a file is missing or unreadable, or when the episodes table, the data and the videos
+    disagree about where an episode is.
+    """
+    info = load_info(root)
+    episodes, tasks = load_episodes(root), load_tasks(root)
+    numbers = _column(root, episodes, "episode_index")
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise DatasetError(
+            "the rows of the episodes table are not episodes 0, 1, 2 …",
+            file=root / "meta/episodes",
+            field="episode_index",
+            found=str(numbers[:10].tolist()),
+            fix=_VALIDATE,
+        )
+    if not len(numbers):
+        raise DatasetError(
+            "the dataset has no episodes", file=root / "meta/episodes", found="0 rows", fix="leave it out"
+        )
+    keys = info.video_keys if cameras is None else [key for key in info.video_keys if key in cameras]
+    return Source(
+        root=root,
+        info=info,
+        tasks=tasks,
+        episodes=episodes,
+        rows=_rows(root, info, episodes, len(tasks)),
+        clips={key: _clips(root, info, episodes, key) for key in keys},
+    )
+
+
+def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list[Rows]:
+    chunks, files, lengths = (
+        _column(root, episodes, name) for name in ("data/chunk_index", "data/file_index", "length")
+    )
+    columns: dict[Path, tuple[dict[int, list[tuple[int, int]]], np.ndarray, float]] = {}
+    rows = []
+    for number, (chunk, file, length) in enumerate(zip(chunks, files, lengths, strict=True)):
+        path = root / info.data_file(chunk, file)
+        if path not in columns:
+            columns[path] = _index_columns(path)
+        pieces, task, size = columns[path]
+        mine = pieces.get(number, [])
+        found = sum(end - begin for begin, end in mine)
+        if len(mine) != 1 or found != length:
+            raise DatasetError(
+                "the episodes table and the data disagree",
+                file=path,
+                field=f"episode {number}",
+                found=f"{found} rows" + (f" in {len(mine)} pieces" if len(mine) > 1 else ""),
+                expected=f"{length} rows in one piece",
+                fix=_VALIDATE,
+            )
+        first = mine[0][0]
+        used = task[first : first + length]
+        if used.min() < 0 or used.max() >= tasks:
+            raise DatasetError(
+                "a frame has a task that the task table does not have",
+                file=path,
+                field=f"task_index of episode {number}",
+                found=str(sorted(set(used.tolist()))),
+                expected=f"0 to {tasks - 1}, the rows of {TASKS_PATH}",
+                fix=_VALIDATE,
+            )
+        distinct = list(dict.fromkeys(used.tolist()))
+        rows.append(Rows(path, first, int(length), distinct, size * length))
+    return rows
+
+
+def _index_columns(path: Path) -> tuple[dict[int, list[tuple[int, int]]], np.ndarray, float]:
+    """Of a data file: episode -> its pieces (first row, row after the last), task_index, the bytes of one row."""
+    table = read_parquet(path, ["episode_index", "task_index"])
+    for name in table.column_names:
+        if table.column(name).null_count or not pa.types.is_integer(table.column(name).type):
+            found = f"{table.column(name).type} with {table.column(name).null_count} nulls"
+            expected = "int64 in every row"
+            raise DatasetError("a column is not usable", file=path, field=name, found=found, expected=expected)
+    episode, task = (np.asarray(table.column(name).to_numpy()) for name in ("episode_index", "task_index"))
+    changes = np.flatnonzero(np.diff(episode)) + 1
+    bounds = [0, *changes.tolist(), len(episode)] if len(episode) else []
+    pieces: dict[int, list[tuple[int, int]]] = {}
+    for begin, end in itertools.pairwise(bounds):
+        pieces.setdefault(int(episode[begin]), []).append((begin, end))
+    return pieces, task, path.stat().st_size / max(1, len(episode))
+
+
+def _clips(root: Path, info: DatasetInfo, episodes: pa.Table, key: str) -> list[Clip]:
+    names = ("chunk_index", "file_index", "from_timestamp")
+    chunks, files, begins = (_column(root, episodes, f"videos/{key}/{name}") for name in names)
+    lengths = _column(root, episodes, "length")
+    videos: dict[Path, VideoProbe] = {}
+    clips = []
+    for number, (chunk, file, begin, length) in enumerate(zip(chunks, files, begins, lengths, strict=True)):
+        path = root / info.video_file(key, int(chunk), int(file))
+        if path not in videos:
+            videos[path] = probe(path)
+        video = videos[path]
+        first = round(float(begin) * info.fps)
+        if first < 0 or first + length > video.frames:
+            raise DatasetError(
+                "a video has fewer frames than its episodes",
+                file=path,
+                field=f"episode {number}",
+                found=f"{video.frames} frames",
+                expected=f"frames {first} to {first + length}",
+                fix=_VALIDATE,
+            )
+        clips.append(Clip(path, float(begin), video, path.stat().st_size * int(length) / video.frames))
+    return clips
+
+
+def _column(root: Path, episodes: pa.Table, name: str) -> np.ndarray:
+    place = root / EPISODES_PATH.format(chunk_index=0, file_index=0)
+    if name not in episodes.column_names:
+        raise DatasetError("the episodes table lacks a column", file=place, field=name, fix=_VALIDATE)
+    column = episodes.column(name)
+    number = pa.types.is_integer(column.type) or (name.endswith("_timestamp") and pa.types.is_floating(column.type))
+    if column.null_count or not number:
+        found = f"{column.type} with {column.null_count} nulls"
+        raise DatasetError("a column is not usable", file=place, field=name, found=found, fix=_VALIDATE)
+    return np.asarray(column.to_numpy())
