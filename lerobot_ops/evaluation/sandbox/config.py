@@ -15,7 +15,7 @@ class SandboxConfig(Config):
     not isolate. process: this interpreter. auto: docker where an engine answers and the image can be had, else venv."""
     image: str | None = None
     """A container image to use instead of the one that is built here, best by digest: name@sha256:…"""
-    memory_gb: float = Field(default=4.0, ge=0.5)
+    memory_gb: float = Field(default=4.0, ge=0.05)
     """Memory of one worker; enforced in docker."""
     cpus: float = Field(default=1.0, gt=0)
     """Cores of one worker; enforced in docker."""
