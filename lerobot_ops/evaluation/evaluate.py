@@ -51,7 +51,7 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
     output = config.output_dir or Path("outputs", "eval", key[:12])
     if finished_key(output) == key:
         return load_result(output)
-    with staged(output, key) as partial, _open_workers(config, actor, sandbox) as workers:
+    with _open_workers(config, actor, sandbox) as workers, staged(output, key) as partial:
         evaluation = _Evaluation(config, actor, workers, partial)
         found = evaluation.play_missing(on_record or _ignore)
         made, problems = evaluation.film(found)
