@@ -1,6 +1,7 @@
 """From the command line to a configuration: `--config_path=FILE[:SECTION]`, then `--a.b.c=value` on top of it.
 
-The same nested flags that LeRobot takes. Values are YAML scalars, lists or mappings. Every problem of a configuration
+The same nested flags that LeRobot takes. Values are YAML scalars, lists or mappings; `@FILE:SECTION` stands for what a
+file holds there. Every problem of a configuration
 is reported at once, with the close matches of a mistyped name.
 """
 
@@ -86,8 +87,9 @@ def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _nested(name: str, text: str) -> dict[str, Any]:
+    value: Any
     try:
-        value = yaml.safe_load(text) if text else ""
+        value = read_section(text[1:]) if text.startswith("@") else yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text
     for key in reversed(name.split(".")):

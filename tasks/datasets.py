@@ -9,14 +9,21 @@ from lerobot_ops.datasets.operations import CheckConfig, EditConfig, EditOperati
 from lerobot_ops.datasets.validate import ValidationReport, validate
 from lerobot_ops.progress import counting
 from lerobot_ops.recording.collect import CollectConfig, collect
-from tasks.steps import CACHED, Artifact, current_key, place
+from tasks.steps import CACHED, WORKSPACE, Artifact, current_key, place
 
 
 def dataset_at(root: Path, name: str = "", key: str = "") -> Artifact:
     """The dataset in `root` as an artifact; raises DatasetError when there is none."""
     info = load_info(root)
+    name = name or _name(root)
     facts = {"episodes": info.total_episodes, "frames": info.total_frames, "fps": info.fps, "cameras": info.camera_keys}
     return Artifact.at(root, "dataset", name, key, facts)
+
+
+def _name(root: Path) -> str:
+    """Of a dataset in the workspace, the name that it was made under; of any other, its directory's."""
+    rooms = WORKSPACE / "datasets"
+    return root.parent.relative_to(rooms).as_posix() if root.parent.is_relative_to(rooms) else root.name
 
 
 @task(name="collect", version="1", **CACHED)

@@ -55,6 +55,12 @@ def test_one_flag_changes_one_thing_of_a_default() -> None:
     assert parse(Preset, ["--policy.type=large"]).policy == Large()
 
 
+def test_a_flag_may_take_its_mapping_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("policies:\n  tall: {type: large, depth: 12}\n")
+    assert parse(Run, [f"--policy=@{file}:policies.tall", "--output=x"]).policy == Large(depth=12)
+
+
 def test_every_problem_is_named_at_once_with_close_matches() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Run, ["--stepz=3", "--policy.widht=3", "--episodes=many"])
