@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import requests
+
 from lerobot_ops import envs
 from lerobot_ops.errors import PrerequisiteError, SandboxError
-from lerobot_ops.evaluation.sandbox.engine import LABEL, connect
+from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.recipe import Recipe, building, docker_folder, recipe
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def build_image(
 ) -> BenchmarkImage:
     """Build a benchmark's image unless it is there; `on_line` gets what the build prints.
 
+    Of the images of older recipes the two newest are kept.
+
     Raises PrerequisiteError without an engine or a base image, SandboxError with the last lines when the build fails.
     """
     client = connect()
@@ -63,6 +67,7 @@ def build_image(
             _log.info("building the image of %s from %s", benchmark, base)
             _build(client, made_of, base, say)
             image = find_image(benchmark, client)
+            prune_images(benchmark, keep=2)
     assert image is not None
     return image
 
@@ -119,31 +124,40 @@ def _describe(image: Any) -> BenchmarkImage:
 
 
 def _build(client: "docker.DockerClient", made_of: Recipe, base: str, say: Callable[[str], None]) -> None:
+    import docker
+
     lines: list[str] = []
-    for event in client.api.build(
-        fileobj=io.BytesIO(_context(made_of)),
-        custom_context=True,
-        dockerfile="Dockerfile",
-        tag=image_name(made_of),
-        # What this machine reaches, the build reaches: mirrors on localhost, proxies, a VPN.
-        network_mode="host",
-        buildargs={"BASE_IMAGE": base, **_proxies()},
-        labels={LABEL: made_of.benchmark, _RECIPE_LABEL: made_of.digest},
-        rm=True,
-        forcerm=True,
-        timeout=3600,
-        decode=True,
-    ):
-        for line in (event.get("stream") or event.get("error") or "").splitlines():
-            lines.append(line)
-            say(line)
-        if "error" in event:
-            raise SandboxError(
-                f"the image of {made_of.benchmark} cannot be built",
-                file=docker_folder() / f"{made_of.benchmark}.Dockerfile",
-                found="\n".join(line for line in lines[-20:] if line.strip()),
-                fix="see what the build says, or use --sandbox.type=venv",
-            )
+    try:
+        for event in client.api.build(
+            fileobj=io.BytesIO(_context(made_of)),
+            custom_context=True,
+            dockerfile="Dockerfile",
+            tag=image_name(made_of),
+            # What this machine reaches, the build reaches: mirrors on localhost, proxies, a VPN.
+            network_mode="host",
+            buildargs={"BASE_IMAGE": base, **_proxies()},
+            labels={LABEL: made_of.benchmark, _RECIPE_LABEL: made_of.digest},
+            rm=True,
+            forcerm=True,
+            timeout=3600,
+            decode=True,
+        ):
+            for line in (event.get("stream") or event.get("error") or "").splitlines():
+                lines.append(line)
+                say(line)
+            if "error" in event:
+                raise _broken(made_of, lines)
+    except (docker.errors.APIError, requests.RequestException) as error:
+        raise _broken(made_of, [*lines, reason(error)]) from error
+
+
+def _broken(made_of: Recipe, lines: list[str]) -> SandboxError:
+    return SandboxError(
+        f"the image of {made_of.benchmark} cannot be built",
+        file=docker_folder() / f"{made_of.benchmark}.Dockerfile",
+        found="\n".join([line for line in lines if line.strip()][-20:]),
+        fix="see what the build says, or use --sandbox.type=venv",
+    )
 
 
 def _context(made_of: Recipe) -> bytes:
@@ -213,11 +227,11 @@ def _base(client: "docker.DockerClient", say: Callable[[str], None]) -> str:
     try:
         client.images.pull(PYTHON_IMAGE)
         return PYTHON_IMAGE
-    except docker.errors.APIError as error:
-        refused = error.explanation or str(error)
+    except (docker.errors.APIError, requests.RequestException) as error:
+        refused = reason(error)
     say(f"{PYTHON_IMAGE} cannot be pulled ({refused}): making a base from Debian packages")
     made = subprocess.run(
-        [str(docker_folder() / "make-base.sh"), DEBIAN_IMAGE], capture_output=True, text=True, check=False
+        ["sh", str(docker_folder() / "make-base.sh"), DEBIAN_IMAGE], capture_output=True, text=True, check=False
     )
     if made.returncode:
         raise PrerequisiteError(

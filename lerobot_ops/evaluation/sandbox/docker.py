@@ -13,7 +13,7 @@ import requests
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.images import build_image
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
-from lerobot_ops.evaluation.sandbox.engine import LABEL, connect
+from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.process import tail
 from lerobot_ops.evaluation.sandbox.worker import Worker
 
@@ -114,10 +114,10 @@ class _ContainerChannel:
             self._attached = self._client.api.attach_socket(str(self._container.id), params=streams)
             self._socket = getattr(self._attached, "_sock", self._attached)
             self._container.start()
-        except docker.errors.APIError as error:
+        except (docker.errors.APIError, requests.RequestException) as error:
             self.kill()
             self.release()
-            raise SandboxError(f"a container cannot be started: {error.explanation or error}") from error
+            raise SandboxError(f"a container cannot be started: {reason(error)}") from error
 
     def send(self, data: bytes, deadline: float) -> None:
         assert self._socket is not None
@@ -199,7 +199,5 @@ def _digest(client: "docker.DockerClient", image: str) -> str:
         pass
     try:
         return str(client.images.pull(image).id)
-    except docker.errors.APIError as error:
-        raise SandboxError(
-            f"the image cannot be had: {error.explanation or error}", field="sandbox.image", found=image
-        ) from error
+    except (docker.errors.APIError, requests.RequestException) as error:
+        raise SandboxError(f"the image cannot be had: {reason(error)}", field="sandbox.image", found=image) from error

@@ -29,14 +29,15 @@ def connect(timeout_s: int = 60) -> "docker.DockerClient":
         raise PrerequisiteError(
             "no Docker engine answers",
             field="DOCKER_HOST",
-            found=f"{address}: {_reason(error)}",
+            found=f"{address}: {reason(error)}",
             fix="start one (sudo systemctl start docker, or sudo service docker start), or use --sandbox.type=venv",
         ) from error
     return client
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
+def reason(error: Exception) -> str:
+    """What an engine's error comes to, in a few words."""
+    text = str(getattr(error, "explanation", None) or error)
     if "Permission denied" in text or "PermissionError" in text:
         return "permission denied (is this user in the group docker?)"
     if "FileNotFoundError" in text or "No such file" in text:

@@ -43,7 +43,8 @@ def _environment(made_of: Recipe) -> Path:
     name = f"{made_of.benchmark}-{version}-{key}"
     target = cache_folder() / "venvs" / name
     with building(name):
-        if not (target / ".complete").is_file():
+        # The interpreter is a link: it breaks when the Python that it was made with is removed.
+        if not ((target / ".complete").is_file() and (target / "bin" / "python").exists()):
             _build(made_of, target)
     return target
 
