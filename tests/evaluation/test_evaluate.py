@@ -229,3 +229,10 @@ def test_bad_input_leaves_nothing(tmp_path, values, expected, problem):
         evaluate(configured(tmp_path / "result", **values))
     assert list(tmp_path.iterdir()) == []
     assert workers() == set()
+
+
+def test_a_container_and_a_virtual_environment_give_equal_records(expert, docker_sandbox, tmp_path):
+    config = configured(tmp_path / "result", env={"task": f"{TASK},reach-v3"}, sandbox={"type": "docker"})
+    contained = evaluate(config)
+    assert (contained.sandbox, contained.identity) == ("docker", docker_sandbox.identity)
+    assert outcomes(contained) == outcomes(expert)
