@@ -81,7 +81,7 @@ def test_older_images_are_pruned_and_others_stay(docker_sandbox, image):
     client = connect()
     for age in ("a", "b"):
         dockerfile = f"FROM scratch\nLABEL {LABEL}=retired {LABEL}.recipe={age}\n".encode()
-        client.images.build(fileobj=io.BytesIO(dockerfile), tag=f"lerobot-ops/retired:{age}")
+        client.images.build(fileobj=io.BytesIO(dockerfile), tag=f"lerobot-ops/retired:{age}", rm=True, forcerm=True)
     try:
         assert [one.name for one in images.list_images("retired")] == ["lerobot-ops/retired:b", "lerobot-ops/retired:a"]
         assert [one.name for one in images.prune_images("retired", keep=1)] == ["lerobot-ops/retired:a"]
