@@ -252,7 +252,7 @@ def _leftovers(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _sentence(error: DatasetError) -> str:
-    parts = [error.problem]
+    parts = [error.problem + (f", {error.field}" if error.field else "")]
     if error.found is not None:
         parts.append(f"found {error.found}")
     if error.expected is not None:

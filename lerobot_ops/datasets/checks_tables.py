@@ -144,7 +144,7 @@ def _check_episodes(evidence: Evidence) -> Iterator[Finding]:
     place = "meta/episodes"
     fix = "restore meta/episodes from a version or a copy of the dataset"
     names = [name for name in table.column_names if not name.startswith("stats/") and not _is_list(table, name)]
-    frame = table.select(names).to_pandas()
+    frame = table.select(names).replace_schema_metadata(None).to_pandas()
     for failure in schemas.failures(schemas.episodes_schema(evidence.info), frame):
         where = f"{place} {failure.column}"
         if failure.check == "column_in_dataframe":
@@ -170,10 +170,10 @@ def _check_tasks(evidence: Evidence) -> Iterator[Finding]:
     if evidence.tasks is None:
         return
     try:
-        frame = read_parquet(evidence.root / TASKS_PATH).to_pandas().reset_index()
+        frame = read_parquet(evidence.root / TASKS_PATH).replace_schema_metadata(None).to_pandas()
     except DatasetError:
         return  # the evidence says so
-    frame = frame.rename(columns={"index": "task"} if "task" not in frame.columns else {})
+    frame = frame.rename(columns={"__index_level_0__": "task"})
     for failure in schemas.failures(schemas.tasks_schema(), frame):
         message = f"{failure.column} is {listed(failure.values, 3)} in row {listed(failure.rows, 3)}"
         if failure.check == "column_in_dataframe":

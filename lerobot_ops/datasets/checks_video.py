@@ -17,8 +17,8 @@ _RESTORE = "restore the video from a version or a copy, or delete these episodes
 _TABLE = "restore meta/episodes from a version or a copy of the dataset"
 TOLERANCE_S = 1e-4
 """How far a frame of a video may be from its time: LeRobot's tolerance."""
-FROZEN_LEVELS = 1.5
-"""Grey levels out of 255 by which no part of a frozen camera's picture changes; encoding noise is below that."""
+FROZEN_LEVELS = 5
+"""Grey levels of 255 by which some part of the picture changes unless the camera is frozen; noise stays below."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _decode(evidence: Evidence, key: str, name: str, clips: list[_Clip]) -> Iter
 def is_frozen(pictures: np.ndarray) -> bool:
     """Whether uint8 pictures [n, height, width, channels] are one picture, apart from encoding noise."""
     count, height, width = pictures.shape[:3]
-    size = max(1, min(height, width) // 32)
+    size = min(height, width, max(8, min(height, width) // 32))
     grey = pictures[:, : height // size * size, : width // size * size].mean(3)
     blocks = grey.reshape(count, height // size, size, width // size, size).mean((2, 4))
     return count > 1 and float(np.ptp(blocks, axis=0).max()) < FROZEN_LEVELS

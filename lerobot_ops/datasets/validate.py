@@ -98,7 +98,8 @@ def validate(root: Path, *, config: ValidateConfig | None = None) -> ValidationR
         raise DatasetError("there is no dataset here", file=root, fix="give the folder that holds meta/ and data/")
     evidence, unreadable = gather(root)
     findings = [*unreadable, *(_checked(evidence, config) if evidence else ())]
-    findings = list(_capped((found for found in findings if found.check not in config.skip), config.max_per_check))
+    findings = [_placeless(found, root) for found in findings if found.check not in config.skip]
+    findings = list(_capped(findings, config.max_per_check))
     findings.sort(key=lambda found: (SEVERITIES.index(found.severity), list(CHECKS).index(found.check)))
     episodes = frames = 0
     if evidence:
@@ -118,6 +119,11 @@ def _checked(evidence: Evidence, config: ValidateConfig) -> Iterator[Finding]:
         yield from check_images(evidence)
     yield from check_statistics(evidence)
     yield from check_quality(evidence)
+
+
+def _placeless(found: Finding, root: Path) -> Finding:
+    """The finding without the path of the dataset, which other libraries put into their messages."""
+    return found.model_copy(update={"message": found.message.replace(f"{root}/", "")})
 
 
 def _capped(findings: Iterable[Finding], limit: int) -> Iterator[Finding]:
