@@ -4,9 +4,10 @@ Collect recordings of a scripted expert, validate them, curate a training set, t
 seeds in a sandbox, version, report and publish. What is up to date is not done again.
 """
 
-from pathlib import Path
-
+from lerobot_ops.hub.publish import HubConfig
+from lerobot_ops.training.config import TrainConfig
 from prefect import flow
+from tasks.publishing import Published, finish_pipeline_run, open_pipeline_run, version_artifacts, write_pipeline_report
 
 from flows.collect import collect
 from flows.curate import CurateConfig, curate
@@ -18,12 +19,9 @@ from lerobot_ops.config import Config
 from lerobot_ops.datasets.operations import CheckConfig
 from lerobot_ops.datasets.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
-from lerobot_ops.hub.publish import HubConfig
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.recording.collect import CollectConfig, DatasetConfig
 from lerobot_ops.tracking import TrackingConfig, server_command
-from lerobot_ops.training.config import TrainConfig
-from tasks.publishing import Published, finish_pipeline_run, open_pipeline_run, version_artifacts, write_pipeline_report
 from tasks.steps import Artifact, Links, run_step
 from tasks.tables import show, table
 
@@ -36,7 +34,9 @@ class PipelineConfig(Config):
     name: str = "button-press-topdown"
     """Names the datasets, the registered model and the report."""
     collect: dict[str, CollectConfig] = {
-        "state": CollectConfig(env=TASK, dataset=DatasetConfig(repo_id="demo/button-press-state"), num_episodes=50, seed=0),
+        "state": CollectConfig(
+            env=TASK, dataset=DatasetConfig(repo_id="demo/button-press-state"), num_episodes=50, seed=0
+        ),
         "camera": CollectConfig(
             env=TASK,
             dataset=DatasetConfig(repo_id="demo/button-press-camera"),
@@ -94,7 +94,12 @@ def pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     datasets = {**recordings, "train": training_set}
     versions = run_step(version_artifacts, artifacts=[*datasets.values(), checkpoint])
     report = run_step(
-        write_pipeline_report, name=config.name, datasets=datasets, checkpoint=checkpoint, evaluation=evaluation, links=links
+        write_pipeline_report,
+        name=config.name,
+        datasets=datasets,
+        checkpoint=checkpoint,
+        evaluation=evaluation,
+        links=links,
     )
     published = publish(config.name, training_set, checkpoint, report, config.hub)
     run_step(finish_pipeline_run, artifacts=[*datasets.values(), checkpoint, evaluation, report], links=links)
@@ -135,7 +140,9 @@ def finish(result: PipelineResult) -> None:
         *(f"published   {published.where}" for published in result.published),
     ]
     if result.run_id:
-        lines.append(f"mlflow      run {result.run_id}; look at it with: {result.mlflow_command or 'your tracking server'}")
+        lines.append(
+            f"mlflow      run {result.run_id}; look at it with: {result.mlflow_command or 'your tracking server'}"
+        )
     print("\n".join(lines))
 
 

@@ -89,9 +89,22 @@ def _info(arguments: Arguments) -> None:
 
 
 def _images(arguments: Arguments) -> None:
-    from lerobot_ops.evaluation.images import images_command
+    from lerobot_ops import envs
+    from lerobot_ops.evaluation.images import build_image, list_images, prune_images
 
-    images_command(arguments)
+    action, *names = arguments or ["list"]
+    if action not in ("build", "list", "prune"):
+        raise ConfigError(
+            "images has no such action", found=action, fix=did_you_mean(action, ["build", "list", "prune"])
+        )
+    if action == "build":
+        for name in names or envs.benchmarks():
+            image = build_image(name, on_line=lambda line: print(line, file=sys.stderr))
+            print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}")
+        return
+    for image in list_images() if action == "list" else prune_images():
+        removed = "removed" if action == "prune" else "current" if image.current else "older"
+        print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}  {removed}")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
@@ -111,8 +124,9 @@ def _parse(model: Any, arguments: Arguments, command: str) -> Any:
     from lerobot_ops.flags import describe, parse
 
     if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"lerobot-ops {command}: {COMMANDS[command][0]}\n")
         print(
-            f"lerobot-ops {command}: {COMMANDS[command][0]}\n\n  --config_path FILE[:SECTION]\n      a YAML or JSON file"
+            "  --config_path FILE[:SECTION]\n      a YAML or JSON file, or one section of it, that the flags lie on top of"
         )
         for flag, kind, default, sentence in describe(model):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))

@@ -95,6 +95,8 @@ class Links(Config):
     tracking: TrackingConfig = TrackingConfig()
     parent_run: str | None = None
     """The MLflow run that the step's own run belongs to."""
+    model: str | None = None
+    """The registered model that a trained checkpoint becomes a version of."""
     tags: dict[str, str] = {}
 
 

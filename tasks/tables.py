@@ -26,7 +26,13 @@ def success_table(title: str, metrics: Mapping[str, Any]) -> str:
     """Success rates of an evaluation: overall, then task by task, each with its interval."""
     scores = [("all", metrics), *metrics["per_task"].items()]
     rows = [
-        (name, f"{score['pc_success']:.1f} %", f"{score['ci_low']:.1f} to {score['ci_high']:.1f}", score["n_episodes"], score["n_errors"])
+        (
+            name,
+            f"{score['pc_success']:.1f} %",
+            f"{score['ci_low']:.1f} to {score['ci_high']:.1f}",
+            score["n_episodes"],
+            score["n_errors"],
+        )
         for name, score in scores
         if score["pc_success"] is not None
     ]

@@ -1,8 +1,8 @@
 """The training step."""
 
+from lerobot_ops.training.config import TrainConfig
 from prefect import task
 
-from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.tracked import run_id, train_tracked
 from tasks.steps import CACHED, Artifact, Links, current_key, place
 

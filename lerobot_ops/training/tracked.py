@@ -25,9 +25,10 @@ def train_tracked(
     tracking: TrackingConfig,
     *,
     parent_id: str | None = None,
+    model: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> TrainResult:
-    """Train, and log the configuration, the dataset's version, the metrics and the checkpoint."""
+    """Train, and log the configuration, the dataset's version, the metrics and the checkpoint, as a version of `model`."""
     run_file = config.output_dir / RUN_FILE
     dataset = digest(config.dataset.root)
     run = open_run(
