@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
@@ -38,6 +39,16 @@ def check_videos(evidence: Evidence, decode: bool) -> Iterator[Finding]:
             yield from _check_file(evidence, key, name, clips, decode)
 
 
+def examine(path: Path) -> VideoProbe:
+    """What `video.probe` says; raises DatasetError whatever is wrong with the file."""
+    try:
+        return probe(path)
+    except (av.FFmpegError, OSError, ValueError, AttributeError) as error:
+        # Damaged headers: names that are not UTF-8 (ValueError), a codec that no decoder knows (AttributeError).
+        found = "a codec that is not known" if isinstance(error, AttributeError) else str(error)
+        raise DatasetError("a video cannot be read", file=path, found=found, fix=_RESTORE) from error
+
+
 def _clips(evidence: Evidence, key: str) -> dict[str, list[_Clip]]:
     """File name -> the clips in it, in the order of their seconds."""
     chunks, files = evidence.rows(f"videos/{key}/chunk_index"), evidence.rows(f"videos/{key}/file_index")
@@ -63,10 +74,9 @@ def _check_file(evidence: Evidence, key: str, name: str, clips: list[_Clip], dec
         yield finding("missing-file", message, place=name, fix=_RESTORE, episodes=episodes)
         return
     try:
-        video = probe(path)
-    except (DatasetError, av.FFmpegError, OSError) as error:
-        cause = error.found or error.problem if isinstance(error, DatasetError) else error
-        message = f"{name} cannot be read: {cause}"
+        video = examine(path)
+    except DatasetError as error:
+        message = f"{name} cannot be read: {error.found or error.problem}"
         yield finding("video-unreadable", message, place=name, fix=_RESTORE, episodes=episodes)
         return
     yield from _format(evidence, key, name, video, episodes)
@@ -172,7 +182,7 @@ def _decode(evidence: Evidence, key: str, name: str, clips: list[_Clip]) -> Iter
         frames = sorted({0, clip.frames // 2, clip.frames - 1})
         try:
             pictures = decode_frames(evidence.root / name, clip.begin_s, frames, evidence.info.fps)
-        except (DatasetError, av.FFmpegError, OSError) as error:
+        except (DatasetError, av.FFmpegError, OSError, ValueError) as error:
             cause = cause or (error.found or error.problem if isinstance(error, DatasetError) else error)
             broken.append(clip.episode)
             continue

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lerobot_ops.datasets.checks_video import examine
 from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info
 from lerobot_ops.datasets.tables import load_episodes, load_tasks, read_parquet
-from lerobot_ops.datasets.video import VideoProbe, probe
+from lerobot_ops.datasets.video import VideoProbe
 from lerobot_ops.errors import DatasetError
 
 _VALIDATE = "run `lerobot-ops validate` on it: it lists everything that is wrong"
@@ -170,7 +171,7 @@ def _clips(root: Path, info: DatasetInfo, episodes: pa.Table, key: str) -> list[
     for number, (chunk, file, begin, length) in enumerate(zip(chunks, files, begins, lengths, strict=True)):
         path = root / info.video_file(key, int(chunk), int(file))
         if path not in videos:
-            videos[path] = probe(path)
+            videos[path] = examine(path)
         video = videos[path]
         first = round(float(begin) * info.fps)
         if first < 0 or first + length > video.frames:
