@@ -186,11 +186,9 @@ def no_text(root: Path) -> None:
     cells(EPISODES, "tasks", {1: ["  "], 3: ["  "]})(root)
 
 
-def long_episode(root: Path) -> None:
-    """Episodes 0 and 1 become one frame long each."""
+def one_frame(root: Path) -> None:
     shutil.rmtree(root)
-    record(root, ["push"] * 3, frames=1, cameras={})
-    change_table(root / DATA, lambda table: table)
+    record(root, ["push"] * 3, frames=1, cameras={})  # episodes of 1, 2 and 3 frames
 
 
 BREAKAGES = {
@@ -335,7 +333,7 @@ BREAKAGES = {
     ),
     "never successful": (cells(DATA, "next.success", {24: False}), "episode-without-success", "warning", "never", [1]),
     "no task text": (no_text, "missing-task-text", "warning", "1 task without text", [1, 3]),
-    "one frame": (long_episode, "episode-length", "warning", "episode 0 has 1 frame", [0]),
+    "one frame": (one_frame, "episode-length", "warning", "episode 0 has 1 frame", [0]),
     "copied episode": (twin, "duplicate-episodes", "warning", "0 = 1", [1]),
 }  # fmt: skip
 
