@@ -4,7 +4,8 @@ An actor answers a query with the actions that are executed before the next one.
 answer depends on the query alone: not on other episodes, nor on how many of them run at once.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,13 +49,14 @@ class Actor(Protocol):
     """Keys that it reads."""
     cameras: list[str]
     """Those of them that must be rendered."""
+    facts: dict[str, Any]
+    """What a record of the evaluation holds about it."""
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a record of the evaluation holds about it."""
+    def episode(self) -> Act:
+        """How it decides in one new episode; what it remembers of that one is its own."""
 
-    def act(self, query: Query) -> NDArray[np.float32]:
-        """See `Act`."""
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Entered around every use."""
 
 
 class OpenLoopActor:
@@ -64,7 +66,13 @@ class OpenLoopActor:
         self.observation_keys: list[str] = []
         self.cameras: list[str] = []
         self.facts: dict[str, Any] = {"type": kind}
-        self.act = act
+        self._act = act
+
+    def episode(self) -> Act:
+        return self._act
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class CheckpointActor:
@@ -72,15 +80,25 @@ class CheckpointActor:
 
     def __init__(self, runner: "PolicyRunner") -> None:
         self._runner = runner
-        self.observation_keys = list(runner.observation_keys)
-        self.cameras = list(runner.cameras)
+        self.observation_keys = runner.observation_keys
+        self.cameras = runner.cameras
+        self.facts: dict[str, Any] = {"type": runner.type, "n_action_steps": runner.n_action_steps}
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"type": self._runner.type, "n_action_steps": self._runner.n_action_steps}
+    def episode(self) -> Act:
+        runner = self._runner.episode()
+        return lambda query: runner.act(query.observation, query.instruction)
 
-    def act(self, query: Query) -> NDArray[np.float32]:
-        return self._runner.act(query.observation, query.instruction)
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Compute on one thread: sums, and so successes, then do not depend on the machine's number of cores."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def load_actor(source: PolicySource) -> Actor | None:

@@ -4,6 +4,7 @@ An interrupted evaluation that is started again plays only the episodes that it 
 nor an interruption changes a record.
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict
 def _open_workers(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> WorkerPark:
     """Workers that can show what the policy reads; raises when they cannot, before an episode is played."""
     cameras = actor.cameras if actor else []
+    _check_reads(config.env.type, cameras, envs.benchmark(config.env.type).cameras)
     try:
         workers = WorkerPark(sandbox, {"options": config.env.options, "cameras": cameras, "video": config.clips.enable})
     except PrerequisiteError as error:
@@ -97,17 +99,24 @@ def _open_workers(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> 
         raise PrerequisiteError(
             f"clips cannot be rendered: {error}\n  or:       evaluate without clips, --clips.enable=false"
         ) from error
-    known = workers.info["features"]
-    if lacking := [key for key in (actor.observation_keys if actor else []) if key not in known]:
-        workers.__exit__()
+    try:
+        known = [key for key in workers.info["features"] if key != "action"]
+        _check_reads(config.env.type, actor.observation_keys if actor else [], known)
+    except CheckpointError:
+        workers.close()
+        raise
+    return workers
+
+
+def _check_reads(benchmark: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    if lacking := [key for key in wanted if key not in known]:
         raise CheckpointError(
-            f"the policy reads what {config.env.type} does not show",
+            f"the policy reads what {benchmark} does not show",
             field="policy.path",
             found=", ".join(lacking),
-            expected=", ".join(key for key in known if key != "action"),
+            expected=", ".join(known),
             fix="train on a dataset that was collected from this benchmark",
         )
-    return workers
 
 
 class _Evaluation:
@@ -175,7 +184,8 @@ class _Evaluation:
     def _run(self, episodes: list[Episode], play: Callable[..., Any], keep: Callable[..., None]) -> None:
         count = simulators(self.config.eval.batch_size, len(episodes))
         take, park = self.workers.take, self.workers.park
-        pool.run(episodes, spawn=take, retire=park, play=play, deliver=keep, workers=count)
+        with self.actor.at_work() if self.actor else contextlib.nullcontext():
+            pool.run(episodes, spawn=take, retire=park, play=play, deliver=keep, workers=count)
 
     def _play(self, worker: Worker, episode: Episode, attempt: int, desk: pool.Desk) -> Record:
         act = self._act(desk)
@@ -189,8 +199,10 @@ class _Evaluation:
         if actor is None:
             return None
 
+        decide = desk.ask(actor.episode)
+
         def act(query: Query) -> NDArray[np.float32]:
-            return desk.ask(actor.act, query)
+            return desk.ask(decide, query)
 
         return act
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lerobot_ops.errors import SandboxError
+from lerobot_ops.errors import CheckpointError, SandboxError
 from lerobot_ops.evaluation.actors import OPEN_LOOP_STEPS, Act, Query
 from lerobot_ops.evaluation.records import Record
 from lerobot_ops.evaluation.sandbox import Worker
@@ -101,6 +101,7 @@ def play(
             return progress.record()
         query = Query(reply["observation"], instruction, episode.seed, len(progress.rewards), action_dim)
         actions = act(query)[: progress.left]
+        _check_actions(actions, action_dim)
         observe = cameras if len(actions) < progress.left else []  # nobody looks at the last observation
         reply = worker.request({"op": "step", "actions": actions, "observe": observe, "video": video})
         progress.add(reply["rewards"], reply["success"], reply["done"])
@@ -136,6 +137,16 @@ def expert_steps(
     part = worker.request({"op": "expert", "steps": steps, "cameras": cameras or [], "noise": noise})
     progress.add(part["rewards"], any(part["successes"]), part["done"])
     return part
+
+
+def _check_actions(actions: NDArray[np.float32], action_dim: int) -> None:
+    """Refuse what no simulator can execute: the policy's fault, which a second attempt would not mend."""
+    if not len(actions) or actions.shape[1:] != (action_dim,):
+        raise CheckpointError(
+            "the policy's actions do not fit the benchmark", found=actions.shape, expected=f"(1 or more, {action_dim})"
+        )
+    if not np.isfinite(actions).all():
+        raise CheckpointError("the policy gave an action that is not finite", found=actions.tolist())
 
 
 def _state_digest(observation: dict[str, NDArray[Any]], images: list[str]) -> str:

@@ -36,5 +36,9 @@ class WorkerPark:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._idle:
-            worker.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the parked workers."""
+        while self._idle:
+            self._idle.pop().close()
