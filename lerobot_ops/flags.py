@@ -5,6 +5,8 @@ file holds there. Every problem of a configuration
 is reported at once, with the close matches of a mistyped name.
 """
 
+import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from lerobot_ops.config import merged
 from lerobot_ops.errors import ConfigError, did_you_mean
@@ -148,13 +151,8 @@ def _tag(model: type[BaseModel]) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    return annotation.__name__ if isinstance(annotation, type) else re.sub(r"\b\w[\w.]*\.(?=\w)", "", str(annotation))
 
 
 def _short(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000) if _is_plain(value) else str(value)
-    return text.replace("...", "").strip()
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | list | dict | tuple | None)
+    return json.dumps(to_jsonable_python(value), ensure_ascii=False)

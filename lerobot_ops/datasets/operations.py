@@ -66,7 +66,7 @@ class EditConfig(Config):
     """Say what would be done, and do nothing."""
 
 
-def edit(config: EditConfig) -> list[editing.EditResult] | list[editing.EditPlan]:
+def edit(config: EditConfig) -> list[editing.EditResult | editing.EditPlan]:
     """Run one edit; a split yields one result per part. Raises DatasetError before anything is written."""
     operation, target, dry_run = config.operation, config.new_root, config.dry_run
     if isinstance(operation, Merge):
