@@ -1,0 +1,120 @@
+"""What the configurations of all policies share, with LeRobot's field names and in the order of its `config.json`."""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lerobot_ops.config import Config
+from lerobot_ops.processors.features import FeatureType, NormalizationMode, PolicyFeature
+
+if TYPE_CHECKING:
+    from lerobot_ops.policies.policy import Policy
+
+    PolicyClass = type[Policy]
+
+
+class OptimizerConfig(Config):
+    """The optimiser that a policy is trained with."""
+
+    type: str
+    """`adamw` or `adam`."""
+    lr: float = Field(gt=0)
+    """Learning rate; a parameter group may have its own."""
+    weight_decay: float = Field(ge=0)
+    grad_clip_norm: float = Field(ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+class PolicyConfig(Config):
+    """A policy's inputs, outputs and where it runs. Subclasses fix `type` and add their own fields."""
+
+    type: str
+    n_obs_steps: int = Field(default=1, ge=1)
+    """How many of the latest observations the policy sees."""
+    input_features: dict[str, PolicyFeature] = Field(default_factory=dict)
+    """What the policy reads; left empty, training takes all observations of the dataset."""
+    output_features: dict[str, PolicyFeature] = Field(default_factory=dict)
+    """What the policy computes; training takes the dataset's action."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, `mps`; none chooses the best that is there."""
+    use_amp: bool = False
+    """LeRobot's field; training here is in float32."""
+    use_peft: bool = False
+    """LeRobot's field; adapters are not supported here."""
+    push_to_hub: bool = False
+    """LeRobot's field; publishing is an operation of its own here."""
+    repo_id: str | None = None
+    """The model's repository on the Hub."""
+    private: bool | None = None
+    """Whether that repository is private."""
+    tags: list[str] | None = None
+    """Tags of the model card."""
+    license: str | None = None
+    """License of the model card."""
+    pretrained_path: str | None = None
+    """A checkpoint folder whose weights training starts from."""
+    pretrained_revision: str | None = None
+    """LeRobot's field: the revision of `pretrained_path` on the Hub."""
+
+    def policy_class(self) -> "PolicyClass":
+        """The torch module of this policy; importing it is what costs."""
+        raise NotImplementedError
+
+    def optimizer(self) -> OptimizerConfig:
+        """The training preset."""
+        raise NotImplementedError
+
+    @property
+    def normalization(self) -> dict[FeatureType, NormalizationMode]:
+        """How each type of feature is scaled; what is not named stays as it is."""
+        raise NotImplementedError
+
+    @property
+    def observation_delta_indices(self) -> list[int] | None:
+        """The frames before the present one that the policy reads, as offsets; none for the present one alone."""
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """The frames whose actions the policy learns, as offsets from the present one."""
+        raise NotImplementedError
+
+    @property
+    def drop_n_last_frames(self) -> int:
+        """The last frames of an episode that training does not start from."""
+        return 0
+
+    @property
+    def n_actions(self) -> int:
+        """How many actions one query of the policy gives to execute."""
+        raise NotImplementedError
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether an action depends on earlier queries of the episode, and not on the observation alone."""
+        return False
+
+    def reads(self, name: str, feature: PolicyFeature) -> bool:
+        """Whether this observation of a dataset is an input when the configuration names none."""
+        return True
+
+    def check_features(self) -> None:
+        """Raise ConfigError unless the policy can work with its input and output features."""
+
+    def portable(self) -> "PolicyConfig":
+        """The configuration as a checkpoint holds it: complete, and without paths of this machine."""
+        return self.model_copy(update={"pretrained_path": None, "pretrained_revision": None})
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        return {name: f for name, f in self.input_features.items() if f.type == FeatureType.VISUAL}
+
+    @property
+    def action_dim(self) -> int:
+        return self.output_features["action"].shape[0]
+
+    def entry(self) -> dict[str, Any]:
+        """The JSON object of `config.json`."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,74 @@
+"""What every policy can do, and its processors made from a dataset's statistics."""
+
+import copy
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_ops.policies.config import PolicyConfig
+from lerobot_ops.processors.features import ACTION
+from lerobot_ops.processors.normalize import Normalize, Unnormalize
+from lerobot_ops.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, Pipeline
+from lerobot_ops.processors.steps import Batch, RenameObservations, ToBatch, ToDevice
+
+
+class Policy(nn.Module):
+    """A policy in normalised units: its batches come from a preprocessor, its actions go to a postprocessor.
+
+    `config` says what it reads. `forward` is training, `predict_chunk` inference, `select_action` the latter one step
+    at a time. A subclass implements the first two.
+    """
+
+    config: PolicyConfig
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.queue: deque[Tensor] = deque()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch with `action` (B, T, A) and `action_is_pad` (B, T), and what it is made of; scalars."""
+        raise NotImplementedError
+
+    def predict_chunk(self, batch: Batch) -> Tensor:
+        """The actions (B, T, A) that the policy would take from the present observations on."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters to optimise, in groups with options of their own."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self.queue.clear()
+
+    def for_episode(self) -> Self:
+        """A policy that shares the weights and has a memory of its own."""
+        policy = copy.copy(self)
+        policy.queue = deque()
+        policy.reset()
+        return policy
+
+    @torch.no_grad()
+    def select_action(self, batch: Batch) -> Tensor:
+        """The next action (B, A); a chunk is predicted when the actions of the last one are used up."""
+        if not self.queue:
+            self.queue.extend(self.predict_chunk(batch)[:, : self.config.n_actions].unbind(dim=1))
+        return self.queue.popleft()
+
+
+def make_processors(
+    config: PolicyConfig, stats: Mapping[str, Mapping[str, Any]], device: str
+) -> tuple[Pipeline, Pipeline]:
+    """The pre- and the postprocessor of a new policy; raises ValueError when statistics that it needs are missing."""
+    features = {**config.input_features, **config.output_features}
+    pre = Pipeline(
+        PREPROCESSOR,
+        [RenameObservations(), ToBatch(), ToDevice(device), Normalize(features, config.normalization, stats)],
+    )
+    actions = {ACTION: config.output_features[ACTION]}
+    post = Pipeline(POSTPROCESSOR, [Unnormalize(actions, config.normalization, stats), ToDevice("cpu")])
+    return pre, post

@@ -1,0 +1,115 @@
+"""The policy types that are known, and policies made of their configurations or loaded from checkpoints."""
+
+import functools
+import json
+import warnings
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from lerobot_ops.errors import CheckpointError, did_you_mean
+from lerobot_ops.policies.act.config import ACTConfig
+from lerobot_ops.policies.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from lerobot_ops.policies.policy import Policy
+
+ENTRY_POINTS = "lerobot_ops.policies"
+CONFIG = "config.json"
+
+
+@functools.cache
+def policy_types() -> dict[str, type[PolicyConfig]]:
+    """Every known policy type with its configuration class."""
+    known: dict[str, type[PolicyConfig]] = {"act": ACTConfig}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            known[entry.name] = entry.load()
+        except Exception as error:  # a stranger's package must not take all policies down with it
+            warnings.warn(f"the policy {entry.name!r} of {entry.value} cannot be used: {error!r}", stacklevel=2)
+    return known
+
+
+def _known_type(value: Any) -> Any:
+    if isinstance(value, PolicyConfig):
+        return value
+    if not isinstance(value, dict) or "type" not in value:
+        raise ValueError(f"a policy has a type: {did_you_mean('', policy_types())}")
+    if value["type"] not in policy_types():
+        raise ValueError(f"unknown policy type {value['type']!r}; {did_you_mean(str(value['type']), policy_types())}")
+    return value
+
+
+def _one_of_the_types() -> Any:
+    members = tuple(policy_types().values())
+    choice: Any = Union[members]  # noqa: UP007 - the members are known only at run time
+    return Annotated[choice, Field(discriminator="type")] if len(members) > 1 else choice
+
+
+if TYPE_CHECKING:
+    AnyPolicyConfig = PolicyConfig
+else:
+    AnyPolicyConfig = Annotated[_one_of_the_types(), BeforeValidator(_known_type)]
+    """A field of this type holds any registered policy's configuration, chosen by its `type`."""
+
+
+def parse_policy_config(values: dict[str, Any], file: Path | None = None) -> PolicyConfig:
+    """The configuration that a checkpoint's `config.json` holds; raises CheckpointError naming every wrong field."""
+    try:
+        config: PolicyConfig = TypeAdapter(AnyPolicyConfig).validate_python(values)
+    except ValidationError as error:
+        raise CheckpointError(
+            "the policy's configuration is not valid:\n" + "\n".join(_sentences(values, error)), file=file
+        ) from None
+    return config
+
+
+def _sentences(values: dict[str, Any], error: ValidationError) -> list[str]:
+    sentences = []
+    for problem in error.errors(include_url=False):
+        path = [str(part) for part in problem["loc"] if part not in policy_types()]
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown parameter; {did_you_mean(path[-1], policy_types()[values['type']].model_fields)}"
+        sentences.append(f"  {'.'.join(path) or 'policy'}: {message}")
+    return sentences
+
+
+def make_policy(config: PolicyConfig, *, pretrained_backbone: bool = True) -> "Policy":
+    """A policy with fresh weights, on the CPU; without `pretrained_backbone` they are all random, to be replaced."""
+    config.check_features()
+    make: Any = config.policy_class()
+    policy: Policy = make(config, pretrained_backbone=pretrained_backbone)
+    return policy
+
+
+def load_config(path: Path) -> PolicyConfig:
+    """The policy configuration in the checkpoint folder `path`; raises CheckpointError."""
+    file = path / CONFIG
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            "there is no checkpoint here",
+            file=file,
+            found="no such file",
+            expected="a folder with config.json and model.safetensors",
+            fix="give the folder named pretrained_model",
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError("the policy's configuration cannot be read", file=file, found=str(error)) from None
+    return parse_policy_config(values, file)
+
+
+def load_policy(path: Path, device: str = "cpu") -> "Policy":
+    """The policy in the checkpoint folder `path`, in evaluation mode.
+
+    Raises CheckpointError unless the weights have exactly the names and shapes of the configured policy.
+    """
+    from lerobot_ops.policies.weights import load_weights
+
+    policy = make_policy(load_config(path), pretrained_backbone=False)
+    load_weights(policy, path)
+    return policy.to(device).eval()

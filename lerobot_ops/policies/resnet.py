@@ -1,0 +1,178 @@
+"""ResNet (He et al. 2015, arXiv:1512.03385) as a feature extractor, with the parameter names of torchvision.
+
+Batch normalisation is frozen: its statistics and affine parameters are constants, since batches of robot data are small
+and correlated.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError, did_you_mean
+
+HUB_WEIGHTS = {
+    "ResNet18_Weights.IMAGENET1K_V1": "timm/resnet18.tv_in1k",
+    "ResNet34_Weights.IMAGENET1K_V1": "timm/resnet34.tv_in1k",
+    "ResNet50_Weights.IMAGENET1K_V1": "timm/resnet50.tv_in1k",
+    "ResNet50_Weights.IMAGENET1K_V2": "timm/resnet50.tv2_in1k",
+}
+"""torchvision's names of its ImageNet weights, and the Hub repositories that hold the same tensors as safetensors."""
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with constant statistics and affine parameters."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        offset = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + offset[:, None, None]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, 3, stride)
+        self.bn1 = FrozenBatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3)
+        self.bn2 = FrozenBatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, the stride in the middle (ResNet-50)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, 1)
+        self.bn1 = FrozenBatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, stride, dilation)
+        self.bn2 = FrozenBatchNorm2d(width)
+        self.conv3 = _conv(width, width * self.expansion, 1)
+        self.bn3 = FrozenBatchNorm2d(width * self.expansion)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+_DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W) -> the last feature map (B, channels, H/32, W/32), or H/16 with `dilate_last`."""
+
+    def __init__(self, name: str, *, dilate_last: bool = False) -> None:
+        super().__init__()
+        block, depths = _DEPTHS[name]
+        self.channels = 512 * block.expansion
+        self.conv1 = _conv(3, 64, 7, stride=2)
+        self.bn1 = FrozenBatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = _layer(block, 64, 64, depths[0], stride=1)
+        self.layer2 = _layer(block, 64 * block.expansion, 128, depths[1], stride=2)
+        self.layer3 = _layer(block, 128 * block.expansion, 256, depths[2], stride=2)
+        self.layer4 = _layer(block, 256 * block.expansion, 512, depths[3], stride=2, dilate=dilate_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return out
+
+
+def load_imagenet(backbone: ResNet, weights: str) -> None:
+    """Load weights into `backbone`: torchvision's name of them (see HUB_WEIGHTS), or a safetensors file.
+
+    Raises ConfigError for an unknown name, PrerequisiteError when the Hub cannot be reached and CheckpointError when
+    the file is of another network.
+    """
+    from lerobot_ops.policies.weights import read_tensors
+
+    tensors = read_tensors(_weights_file(weights))
+    tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    expected = backbone.state_dict()
+    wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
+    if wrong:
+        raise CheckpointError(
+            "the backbone's weights are of another network",
+            field="policy.pretrained_backbone_weights",
+            found=f"{weights}: {len(wrong)} of {len(expected)} tensors missing or of another shape, first {wrong[0]}",
+            expected="torchvision's parameter names and shapes for policy.vision_backbone",
+        )
+    backbone.load_state_dict({name: tensors[name] for name in expected})
+
+
+def _weights_file(weights: str) -> Path:
+    if Path(weights).is_file():
+        return Path(weights)
+    if weights not in HUB_WEIGHTS:
+        raise ConfigError(
+            "the backbone's weights are unknown",
+            field="policy.pretrained_backbone_weights",
+            found=weights,
+            expected="a safetensors file, null, or a name",
+            fix=did_you_mean(weights, HUB_WEIGHTS),
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(HUB_WEIGHTS[weights], "model.safetensors"))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise PrerequisiteError(
+            "the backbone's ImageNet weights cannot be fetched",
+            field="policy.pretrained_backbone_weights",
+            found=f"{HUB_WEIGHTS[weights]}: {str(error).splitlines()[0]}",
+            fix="connect to the Hub once, give a safetensors file, or pass --policy.pretrained_backbone_weights=null",
+        ) from None
+
+
+def _conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (size // 2)
+    conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=padding, dilation=dilation, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _layer(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int, dilate: bool = False
+) -> nn.Sequential:
+    """`depth` blocks, the first with the stride; `dilate` looks wider in the others in place of the stride."""
+    outputs = width * block.expansion
+    stride, dilation = (1, stride) if dilate else (stride, 1)
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), FrozenBatchNorm2d(outputs))
+    blocks = [block(inputs, width, stride, 1, shortcut)]
+    blocks += [block(outputs, width, 1, dilation, None) for _ in range(1, depth)]
+    return nn.Sequential(*blocks)

@@ -1,0 +1,68 @@
+"""The optimiser of a policy's training preset, and its state as LeRobot's safetensors and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from lerobot_ops.artifacts import write_bytes, write_json
+from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
+from lerobot_ops.policies.policy import Policy
+from lerobot_ops.policies.weights import read_tensors
+
+STATE = "optimizer_state.safetensors"
+GROUPS = "optimizer_param_groups.json"
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+
+def make_optimizer(policy: Policy) -> torch.optim.Optimizer:
+    """The optimiser that the policy's configuration asks for; its step is one fused kernel for all parameters."""
+    config = policy.config.optimizer()
+    if config.type not in _OPTIMIZERS:
+        raise ConfigError("unknown optimiser", found=config.type, fix=did_you_mean(config.type, _OPTIMIZERS))
+    make: Any = _OPTIMIZERS[config.type]
+    optimizer: torch.optim.Optimizer = make(
+        policy.parameter_groups(),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    return optimizer
+
+
+def clip_gradients(policy: Policy, limit: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `limit` (0: no limit); returns the norm before."""
+    return torch.nn.utils.clip_grad_norm_(policy.parameters(), limit if limit > 0 else float("inf"), foreach=True)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Write `state/<parameter>/<name>` tensors, and the parameter groups."""
+    content = optimizer.state_dict()
+    tensors = {
+        f"state/{index}/{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, values in sorted(content["state"].items())
+        for name, value in sorted(values.items())
+    }
+    write_bytes(directory / STATE, save(tensors))
+    write_json(directory / GROUPS, content["param_groups"], indent=4)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Continue with the state that `save_optimizer` wrote; raises CheckpointError when it is not this optimiser's."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(directory / STATE).items():
+        _, index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = tensor
+    try:
+        groups = json.loads((directory / GROUPS).read_text(encoding="utf-8"))
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "the optimiser's state does not fit the policy", file=directory / GROUPS, found=str(error)
+        ) from None
