@@ -72,8 +72,8 @@ def episodes_files(root: Path | str) -> list[Path]:
     return sorted(Path(root).glob("meta/episodes/*/*.parquet"))
 
 
-def load_episodes(root: Path | str) -> pa.Table:
-    """The episodes table, one row per episode, with its `stats/*` columns (see `episode_stats`)."""
+def load_episodes(root: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The episodes table, one row per episode, with its `stats/*` columns (see `episode_stats`) or only `columns`."""
     files = episodes_files(root)
     if not files:
         raise DatasetError(
@@ -82,7 +82,7 @@ def load_episodes(root: Path | str) -> pa.Table:
             expected="meta/episodes/*/*.parquet",
             fix="the recording was probably interrupted before it was finalised; record it again",
         )
-    return pa.concat_tables([read_parquet(file) for file in files], promote_options="permissive")
+    return pa.concat_tables([read_parquet(file, columns) for file in files], promote_options="permissive")
 
 
 def write_episodes(root: Path | str, episodes: Sequence[Mapping[str, Any]], info: DatasetInfo) -> None:
