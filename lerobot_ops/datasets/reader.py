@@ -39,12 +39,11 @@ class LeRobotDataset:
         self.fps: int = self.info.fps
         self.features: dict[str, Feature] = self.info.features
         self.tasks: list[str] = load_tasks(root)
-        self.episodes: np.ndarray
+        table = _episode_table(self.root, self.info)
+        self.episodes: np.ndarray = _chosen(episodes, len(table["length"]), self.root)
         """int64[E]: the episodes of this view, ascending."""
+        self._table = {name: values[self.episodes] for name, values in table.items()}
         self._tolerance_s, self._return_uint8 = tolerance_s, return_uint8
-        self._table = _episode_table(self.root, self.info)
-        self.episodes = _chosen(episodes, len(self._table["length"]), self.root)
-        self._table = {name: values[self.episodes] for name, values in self._table.items()}
         self._deltas = _delta_indices(delta_timestamps or {}, self.info, tolerance_s)
         self._columns: dict[str, np.ndarray] = {}
         self._images: dict[str, ImageColumn] = {}
@@ -145,9 +144,11 @@ class LeRobotDataset:
         last = int(self._table["dataset_to_index"].max(initial=0))
         if len(values) < last:
             raise DatasetError(
-                "the data files have fewer frames than the episodes table", file=self.root / "data", found=len(values),
+                "the data files have fewer frames than the episodes table",
+                file=self.root / "data",
+                found=len(values),
                 expected=last,
-            )  # fmt: skip
+            )
         if self.num_frames != len(values):
             values = values[self._absolute(np.arange(self.num_frames))]
         values.flags.writeable = False
@@ -199,8 +200,11 @@ class LeRobotDataset:
         if not 0 <= index < len(self.tasks):
             raise DatasetError(
                 "a frame has a task that is not in the tasks table",
-                file=self.root, field="task_index", found=int(index), expected=f"0 to {len(self.tasks) - 1}",
-            )  # fmt: skip
+                file=self.root,
+                field="task_index",
+                found=int(index),
+                expected=f"0 to {len(self.tasks) - 1}",
+            )
         return self.tasks[index]
 
     def _feature(self, name: str) -> Feature:
