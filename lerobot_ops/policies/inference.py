@@ -49,7 +49,8 @@ class PolicyRunner:
         """The next actions (n_action_steps, A) in the units of the dataset.
 
         `observation` is unbatched: vectors, and uint8 images (H, W, 3), for each of `observation_keys`. Raises
-        ConfigError when one is missing or has another shape. A policy whose `config.keeps_memory` acts only through `episode()`.
+        ConfigError when one is missing or has another shape. A policy whose `config.keeps_memory` acts only through
+        `episode()`.
         """
         policy = self._checkpoint.policy
         if policy.config.keeps_memory and not self._bound:
@@ -71,7 +72,7 @@ class PolicyRunner:
                 found=", ".join(sorted(observation)),
                 fix=did_you_mean(name, observation) if observation else None,
             )
-        value = np.ascontiguousarray(observation[name])
+        value = observation[name]
         if name in self.cameras:
             value = value.transpose(2, 0, 1) if value.ndim == 3 else value
         if value.shape != self._shapes[name]:
@@ -81,7 +82,7 @@ class PolicyRunner:
                 found=value.shape,
                 expected=self._shapes[name],
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.array(value, order="C"))
         return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 

@@ -91,8 +91,8 @@ class _Scaling:
                 if tensor is None:
                     raise ValueError(f"the statistics lack {name}.{statistic}, which {mode} needs")
                 try:
-                    torch.broadcast_shapes(tensor.shape, feature.shape)
-                except RuntimeError:
+                    np.broadcast_shapes(tensor.shape, feature.shape)  # torch's own imports sympy
+                except ValueError:
                     shapes = f"shape {tuple(tensor.shape)} does not fit the feature's {feature.shape}"
                     raise ValueError(f"{name}.{statistic}: {shapes}") from None
 

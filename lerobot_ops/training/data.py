@@ -1,20 +1,20 @@
 """Batches of a dataset for a policy: its features as the policy needs them, checked before training begins.
 
-Vectors are gathered from columns in memory, one indexing operation per feature and batch. Cameras are decoded by the
-reader, ahead of the training in a thread of its own.
+Vectors are gathered from columns in memory, one indexing operation per feature and batch: no workers, no items. Cameras
+are decoded ahead of the training, in a thread.
 """
 
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info
+from lerobot_ops.datasets.info import DatasetInfo, Feature
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.errors import ConfigError, DatasetError, did_you_mean
 from lerobot_ops.policies.config import PolicyConfig
@@ -31,24 +31,16 @@ AHEAD = 4
 """Batches that are decoded before they are needed."""
 
 Stats = dict[str, dict[str, NDArray[Any]]]
-ReadBatch = Callable[[NDArray[np.int64]], Batch]
 
 
 def open_dataset(config: TrainConfig) -> tuple[LeRobotDataset, PolicyConfig]:
-    """The dataset with the policy's time windows, and the policy's configuration with its features filled in.
+    """The dataset, and the policy's configuration with the dataset's features filled in.
 
     Raises DatasetError when the dataset is damaged, and ConfigError when the policy cannot learn from it.
     """
-    root = config.dataset.root
-    info = load_info(root)
-    policy = with_features(config.policy, info)
+    dataset = LeRobotDataset(config.dataset.root, episodes=config.dataset.episodes, tolerance_s=config.tolerance_s)
+    policy = with_features(config.policy, dataset.info)
     policy.check_features()
-    windows = {name: [i / info.fps for i in policy.action_delta_indices] for name in policy.output_features}
-    if policy.observation_delta_indices is not None:
-        past = [i / info.fps for i in policy.observation_delta_indices]
-        windows |= dict.fromkeys(policy.input_features, past)
-    episodes = None if config.dataset.episodes is None else sorted(set(config.dataset.episodes))
-    dataset = LeRobotDataset(root, episodes=episodes, delta_timestamps=windows, tolerance_s=config.tolerance_s)
     check_values(dataset, policy)
     return dataset, policy
 
@@ -89,17 +81,26 @@ def check_values(dataset: LeRobotDataset, policy: PolicyConfig) -> None:
     first, last = dataset.episode_bounds
     if not len(first) or (last - first).max() <= policy.drop_n_last_frames:
         raise DatasetError("the dataset has no frames to learn from", file=dataset.root)
+    if not np.array_equal(dataset.column("episode_index"), np.repeat(dataset.episodes, last - first)):
+        raise DatasetError(
+            "the data files and the episodes table disagree on which frame belongs to which episode",
+            file=dataset.root,
+            fix=f"see `lerobot-ops validate --root={dataset.root}`",
+        )
     for name in _vectors(policy):
-        values = dataset.column(name)[dataset.frames].reshape(dataset.num_frames, -1)
-        bad = dataset.frames[~np.isfinite(values).all(axis=1)]
+        column = dataset.column(name)
+        bad = np.flatnonzero(~np.isfinite(column).reshape(len(column), -1).all(axis=1))
         if len(bad):
+            episode = dataset.episodes[np.searchsorted(last, bad[0], side="right")]
             raise DatasetError(
                 "the dataset has values that are no numbers",
                 file=dataset.root,
                 field=name,
-                found=f"NaN or infinite in {len(bad)} frame(s), first in frame {bad[0]}",
-                fix=f"see `lerobot-ops validate --root={dataset.root}`, and delete the episodes it names",
+                found=f"NaN or infinite in {len(bad)} frame(s), first in episode {episode}",
+                fix=f"see `lerobot-ops validate --root={dataset.root}`, and delete the episodes that it names",
             )
+    for name in policy.image_features:
+        dataset.frames(name, np.array([0, dataset.num_frames - 1]))  # raises when a video is missing or damaged
 
 
 def training_stats(dataset: LeRobotDataset, config: TrainConfig) -> Stats:
@@ -112,18 +113,15 @@ def training_stats(dataset: LeRobotDataset, config: TrainConfig) -> Stats:
     return stats
 
 
-def batch_reader(dataset: LeRobotDataset, policy: PolicyConfig) -> ReadBatch:
-    """A function from rows (B,) of the dataset's tables to a batch with what the policy needs, on the CPU."""
-    if policy.image_features:
-        return lambda rows: _decoded(dataset.batch(np.searchsorted(dataset.frames, rows)), policy)
-    return Gather(dataset, policy)
+class BatchReader:
+    """Rows (B,) of a dataset -> a batch on the CPU with what the policy needs, as float32, and nothing else.
 
-
-class Gather:
-    """Batches of vectors, out of columns in memory."""
+    Vectors are indexed in memory; frames of cameras (B, C, H, W) in [0, 1] are decoded.
+    """
 
     def __init__(self, dataset: LeRobotDataset, policy: PolicyConfig) -> None:
         features = {**policy.input_features, **policy.output_features}
+        self.dataset, self.cameras = dataset, list(policy.image_features)
         self.columns = {
             name: dataset.column(name).astype(np.float32, copy=False).reshape(-1, *features[name].shape)
             for name in _vectors(policy)
@@ -136,22 +134,25 @@ class Gather:
             past = np.asarray(policy.observation_delta_indices)
             self.offsets |= dict.fromkeys(policy.input_features, past)
 
-    def __call__(self, frames: NDArray[np.int64]) -> Batch:
-        episode = np.searchsorted(self.last, frames, side="right")
+    def __call__(self, rows: NDArray[np.int64]) -> Batch:
+        episode = np.searchsorted(self.last, rows, side="right")
         first, last = self.first[episode, None], self.last[episode, None]
         batch: Batch = {}
-        for name, column in self.columns.items():
-            if name not in self.offsets:
-                batch[name] = torch.from_numpy(column[frames])
-                continue
-            wanted = frames[:, None] + self.offsets[name]
-            inside = np.clip(wanted, first, last - 1)  # the window repeats the episode's edge, and says so
-            batch[name] = torch.from_numpy(column[inside])
-            batch[f"{name}_is_pad"] = torch.from_numpy(wanted != inside)
+        for name in (*self.columns, *self.cameras):
+            at = rows
+            if name in self.offsets:
+                wanted = rows[:, None] + self.offsets[name]
+                at = np.clip(wanted, first, last - 1)  # a window repeats the episode's edge, and says so
+                batch[f"{name}_is_pad"] = torch.from_numpy(at != wanted)
+            if name in self.columns:
+                batch[name] = torch.from_numpy(self.columns[name][at])
+            else:
+                frames = torch.from_numpy(self.dataset.frames(name, at))
+                batch[name] = frames.float() / 255 if frames.dtype == torch.uint8 else frames
         return batch
 
 
-def batches(sampler: EpisodeAwareSampler, read: ReadBatch, start: int, stop: int, *, ahead: int) -> Generator[Batch]:
+def batches(sampler: EpisodeAwareSampler, read: BatchReader, start: int, stop: int, *, ahead: int) -> Generator[Batch]:
     """The batches `start` to `stop`; with `ahead` they are read that far in advance, in a thread."""
     if not ahead:
         for step in range(start, stop):
@@ -191,18 +192,3 @@ def batches(sampler: EpisodeAwareSampler, read: ReadBatch, start: int, stop: int
 def _vectors(policy: PolicyConfig) -> list[str]:
     """The features of the policy that are columns."""
     return [*(name for name in policy.input_features if name not in policy.image_features), *policy.output_features]
-
-
-def _decoded(values: Mapping[str, Any], policy: PolicyConfig) -> Batch:
-    """What the reader gave, as tensors; images float32 (B, C, H, W) in [0, 1]."""
-    batch: Batch = {}
-    for name, feature in {**policy.input_features, **policy.output_features}.items():
-        tensor = torch.from_numpy(np.ascontiguousarray(values[name]))
-        batch[name] = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-        if name in policy.image_features:
-            batch[name] = batch[name].movedim(-1, -3)
-        elif feature.shape == (1,):
-            batch[name] = batch[name].unsqueeze(-1)  # the reader gives scalars
-        if f"{name}_is_pad" in values:
-            batch[f"{name}_is_pad"] = torch.from_numpy(np.ascontiguousarray(values[f"{name}_is_pad"]))
-    return batch

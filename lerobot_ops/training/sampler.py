@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 class EpisodeAwareSampler:
     """Every epoch visits each frame once, in an order drawn from (seed, epoch); the last batch may be smaller.
 
-    `first` and `last` are the bounds of the episodes, int64 (E,), `last` exclusive; the last `drop_n_last_frames` frames
-    of an episode are left out.
+    `first` and `last` are the bounds of the episodes, int64 (E,), `last` exclusive; the last `drop_n_last_frames` of
+    an episode are left out.
     """
 
     def __init__(

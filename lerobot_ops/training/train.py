@@ -24,7 +24,7 @@ from lerobot_ops.policies.registry import make_policy
 from lerobot_ops.policies.weights import load_weights
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.data import AHEAD, batch_reader, batches, open_dataset, training_stats
+from lerobot_ops.training.data import AHEAD, BatchReader, batches, open_dataset, training_stats
 from lerobot_ops.training.log import Tables, Window, last_metrics
 from lerobot_ops.training.optimizer import clip_gradients, make_optimizer
 from lerobot_ops.training.run_directory import PRODUCT, STATE, RunDirectory, locked, prepare
@@ -133,7 +133,7 @@ def _loop(
     first, last = dataset.episode_bounds
     drop = policy.config.drop_n_last_frames
     sampler = EpisodeAwareSampler(first, last, batch_size=config.batch_size, seed=config.seed, drop_n_last_frames=drop)
-    read, ahead = batch_reader(dataset, policy.config), AHEAD if policy.config.image_features else 0
+    read, ahead = BatchReader(dataset, policy.config), AHEAD if policy.config.image_features else 0
     bar = tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=None, leave=False)
     with bar, contextlib.closing(batches(sampler, read, start, config.steps, ahead=ahead)) as source:
         for step in range(start + 1, config.steps + 1):

@@ -106,7 +106,8 @@ class ACTConfig(PolicyConfig):
 
     def reads(self, name: str, feature: PolicyFeature) -> bool:
         vector = {STATE: FeatureType.STATE, ENVIRONMENT_STATE: FeatureType.ENV}.get(name) == feature.type
-        return feature.type == FeatureType.VISUAL or (vector and len(feature.shape) == 1)
+        camera = feature.type == FeatureType.VISUAL and feature.shape[0] == 3
+        return camera or (vector and len(feature.shape) == 1)
 
     def check_features(self) -> None:
         for name, feature in self.input_features.items():
@@ -115,7 +116,7 @@ class ACTConfig(PolicyConfig):
                     "ACT cannot read this input",
                     field=f"policy.input_features.{name}",
                     found=f"{feature.type} {feature.shape}",
-                    expected=f"cameras, {STATE} and {ENVIRONMENT_STATE}",
+                    expected=f"cameras of 3 channels, {STATE} and {ENVIRONMENT_STATE}",
                     fix="name in policy.input_features only what the policy is to read",
                 )
         if not self.image_features and ENVIRONMENT_STATE not in self.input_features:
