@@ -4,7 +4,7 @@ from prefect import flow
 
 from lerobot_ops.recording.collect import CollectConfig
 from tasks.datasets import collect_dataset
-from tasks.steps import Artifact, run_step
+from tasks.steps import Artifact, run_step, slug
 from tasks.tables import facts, show
 
 
@@ -15,3 +15,9 @@ def collect(config: CollectConfig = CollectConfig()) -> Artifact:
     dataset = run_step(collect_dataset, label=f"collect {name}", config=config)
     show(f"dataset-{slug(name)}", facts(f"Dataset {name}", dataset.about))
     return dataset
+
+
+if __name__ == "__main__":
+    from flows.terminal import main
+
+    main(collect, CollectConfig)

@@ -4,60 +4,71 @@ Collect recordings of a scripted expert, validate them, curate a training set, t
 seeds in a sandbox, version, report and publish. What is up to date is not done again.
 """
 
-from lerobot_ops.hub.publish import HubConfig
-from lerobot_ops.training.config import TrainConfig
 from prefect import flow
-from tasks.publishing import Published, finish_pipeline_run, open_pipeline_run, version_artifacts, write_pipeline_report
 
 from flows.collect import collect
 from flows.curate import CurateConfig, curate
 from flows.evaluate import evaluate
-from flows.publish import publish
 from flows.train import train
 from flows.validate import validate
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.operations import CheckConfig
+from lerobot_ops.datasets.operations import CheckConfig, Merge
 from lerobot_ops.datasets.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.recording.collect import CollectConfig, DatasetConfig
 from lerobot_ops.tracking import TrackingConfig, server_command
-from tasks.steps import Artifact, Links, run_step
+from lerobot_ops.training.config import TrainConfig
+from tasks.publishing import open_pipeline_run, promote_checkpoint, version_artifacts
+from tasks.steps import Artifact, Links, provenance, run_step
 from tasks.tables import show, table
 
-TASK = EnvConfig(task="button-press-topdown-v3")
+TASK = "button-press-topdown-v3"
 
 
 class PipelineConfig(Config):
-    """Every step's configuration. The defaults are the demo: one Meta-World task, solved from 50 recorded episodes."""
+    """Every step's configuration. The defaults are the demo: one Meta-World task, learned from recorded episodes."""
 
     name: str = "button-press-topdown"
-    """Names the datasets, the registered model and the report."""
+    """Names the registered model and the report."""
     collect: dict[str, CollectConfig] = {
         "state": CollectConfig(
-            env=TASK, dataset=DatasetConfig(repo_id="demo/button-press-state"), num_episodes=50, seed=0
+            env=EnvConfig(task=TASK), dataset=DatasetConfig(repo_id="demo/button-press-state"), num_episodes=50, seed=0
         ),
         "camera": CollectConfig(
-            env=TASK,
+            env=EnvConfig(task=TASK, episode_length=84),
             dataset=DatasetConfig(repo_id="demo/button-press-camera"),
             num_episodes=8,
-            seed=100,
+            seed=101,
             cameras=True,
+            action_noise=0.4,
         ),
     }
     """The recordings, by label."""
     validation: ValidateConfig = ValidateConfig()
     """The gate that every recording passes."""
-    curate: CurateConfig = CurateConfig(repo_id="demo/button-press", features="common")
+    curate: CurateConfig = CurateConfig(repo_id="demo/button-press", merge=Merge(features="common"))
     """Which of the recorded episodes are learned from."""
     train: TrainConfig = TrainConfig(
-        policy=ACTConfig(use_vae=False, dim_model=128, chunk_size=20, n_action_steps=10), batch_size=32, steps=1500
+        policy=ACTConfig(
+            use_vae=False,
+            dim_model=128,
+            dim_feedforward=256,
+            n_heads=4,
+            n_encoder_layers=2,
+            chunk_size=20,
+            n_action_steps=10,
+            dropout=0.0,
+            optimizer_lr=3e-4,
+        ),
+        batch_size=32,
+        steps=1500,
+        log_freq=50,
+        save_freq=500,
     )
     """The policy and its training."""
-    evaluate: EvalConfig = EvalConfig(env=TASK, eval=EpisodesConfig(n_episodes=50), seed=1000)
+    evaluate: EvalConfig = EvalConfig(env=EnvConfig(task=TASK), eval=EpisodesConfig(n_episodes=50), seed=1000)
     """The measurement, on seeds that no recording used."""
-    hub: HubConfig = HubConfig()
-    """Where the results are published."""
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are tracked."""
 
@@ -69,8 +80,6 @@ class PipelineResult(Config):
     """The recordings, and the training set as `train`."""
     checkpoint: Artifact
     evaluation: Artifact
-    report: Artifact
-    published: list[Published]
     run_id: str | None
     """The pipeline's run in MLflow."""
     mlflow_command: str | None
@@ -80,35 +89,24 @@ class PipelineResult(Config):
 @flow(name="pipeline")
 def pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     """From scripted experts to a measured, versioned and published policy."""
-    run = run_step(open_pipeline_run, config=config.model_dump(mode="json"), tracking=Links(tracking=config.tracking))
-    links = Links(tracking=config.tracking, parent_run=run.run_id, model=config.name)
+    links = Links(tracking=config.tracking, tags=provenance())
+    run = run_step(open_pipeline_run, name=config.name, config=config.model_dump(mode="json"), links=links)
+    links = links.altered("parent_run", run.run_id).altered("model", config.name)
 
     recordings = {label: collect(recipe) for label, recipe in config.collect.items()}
     for recording in recordings.values():
         validate(CheckConfig(root=recording.path, **config.validation.model_dump()))
-    curated = curate(config.curate.altered("sources", [recording.path for recording in recordings.values()]))
-    training_set = curated["train"]
+    training_set = curate(config.curate.altered("sources", [found.path for found in recordings.values()]))["train"]
     checkpoint = train(config.train.altered("dataset.root", training_set.path), links)
     evaluation = evaluate(config.evaluate.altered("policy.path", str(checkpoint.path)), links)
 
     datasets = {**recordings, "train": training_set}
-    versions = run_step(version_artifacts, artifacts=[*datasets.values(), checkpoint])
-    report = run_step(
-        write_pipeline_report,
-        name=config.name,
-        datasets=datasets,
-        checkpoint=checkpoint,
-        evaluation=evaluation,
-        links=links,
-    )
-    published = publish(config.name, training_set, checkpoint, report, config.hub)
-    run_step(finish_pipeline_run, artifacts=[*datasets.values(), checkpoint, evaluation, report], links=links)
+    run_step(version_artifacts, artifacts=[*datasets.values(), checkpoint])
+    run_step(promote_checkpoint, checkpoint=checkpoint, evaluation=evaluation, links=links)
     result = PipelineResult(
         datasets=datasets,
         checkpoint=checkpoint,
         evaluation=evaluation,
-        report=report,
-        published=published,
         run_id=run.run_id,
         mlflow_command=server_command(config.tracking),
     )
@@ -120,29 +118,27 @@ def summary(result: PipelineResult) -> str:
     """Where to look, as Markdown."""
     artifacts = [*result.datasets.items(), ("checkpoint", result.checkpoint), ("evaluation", result.evaluation)]
     rows = [(label, artifact.digest, f"`{artifact.path}`") for label, artifact in artifacts]
-    scores = result.evaluation.facts
-    return (
-        f"## pc_success {scores['pc_success']:.1f} %, 95 % interval {scores['ci_low']:.1f} to {scores['ci_high']:.1f} "
-        f"({scores['n_episodes']} held-out episodes)\n\n" + table(("what", "version", "path"), rows)
-    )
+    return f"## {scored(result.evaluation)}\n\n" + table(("what", "version", "path"), rows)
+
+
+def scored(evaluation: Artifact) -> str:
+    """The success rate in words."""
+    scores = evaluation.facts
+    interval = f"95 % interval {scores['ci_low']:.1f} to {scores['ci_high']:.1f}"
+    return f"pc_success {scores['pc_success']:.1f} ({interval}, {scores['n_episodes']} held-out episodes)"
 
 
 def finish(result: PipelineResult) -> None:
     """Print where to look."""
-    scores = result.evaluation.facts
     lines = [
+        scored(result.evaluation),
         "",
-        f"pc_success  {scores['pc_success']:.1f} % (95 % interval {scores['ci_low']:.1f} to {scores['ci_high']:.1f}, "
-        f"{scores['n_episodes']} held-out episodes)",
-        f"report      {result.report.path / 'report.html'}",
         *(f"dataset     {artifact.path}  {artifact.digest}  ({label})" for label, artifact in result.datasets.items()),
         f"checkpoint  {result.checkpoint.path}  {result.checkpoint.digest}",
-        *(f"published   {published.where}" for published in result.published),
     ]
     if result.run_id:
-        lines.append(
-            f"mlflow      run {result.run_id}; look at it with: {result.mlflow_command or 'your tracking server'}"
-        )
+        how = result.mlflow_command and f"look at it with: .venv/bin/{result.mlflow_command}"
+        lines.append(f"mlflow      run {result.run_id}" + (f"; {how}" if how else " on your tracking server"))
     print("\n".join(lines))
 
 

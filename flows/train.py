@@ -1,8 +1,10 @@
 """Train a policy: `python -m flows.train --dataset.root=PATH --policy.type=act --steps=1500`."""
 
+from pathlib import Path
+
 from prefect import flow
 
-from lerobot_ops.training.tracked import TrackedTrainConfig
+from lerobot_ops.training.config import TrainConfig
 from tasks.datasets import dataset_at
 from tasks.steps import Artifact, Links, run_step, slug
 from tasks.tables import facts, show
@@ -10,10 +12,11 @@ from tasks.training import train_policy
 
 
 @flow(name="train")
-def train(config: TrackedTrainConfig, links: Links = Links()) -> Artifact:
+def train(config: TrainConfig, links: Links = Links()) -> Artifact:
     """Train a policy on a dataset; continues where an interrupted run had saved."""
     dataset = dataset_at(config.dataset.root)
-    checkpoint = run_step(train_policy, dataset=dataset, config=config, links=links)
+    config = config.altered("dataset.root", Path()).altered("output_dir", Path())
+    checkpoint = run_step(train_policy, config=config, dataset=dataset, links=links)
     show(f"checkpoint-{slug(checkpoint.name)}", facts(f"Checkpoint {checkpoint.name}", checkpoint.about))
     return checkpoint
 
@@ -21,4 +24,4 @@ def train(config: TrackedTrainConfig, links: Links = Links()) -> Artifact:
 if __name__ == "__main__":
     from flows.terminal import main
 
-    main(train, TrackedTrainConfig)
+    main(train, TrainConfig)

@@ -3,6 +3,7 @@
 from prefect import flow
 
 from lerobot_ops.datasets.operations import CheckConfig
+from lerobot_ops.datasets.validate import ValidateConfig
 from tasks.datasets import Validated, dataset_at, validate_dataset
 from tasks.steps import run_step, slug
 from tasks.tables import show
@@ -12,7 +13,14 @@ from tasks.tables import show
 def validate(config: CheckConfig) -> Validated:
     """Check a dataset's format and quality; fails when a finding is as severe as `fail_on`."""
     dataset = dataset_at(config.root)
-    report = run_step(validate_dataset, label=f"validate {dataset.name}", dataset=dataset, config=config)
+    rules = ValidateConfig(**config.model_dump(exclude={"root", "json_path"}))
+    report = run_step(validate_dataset, label=f"validate {dataset.name}", dataset=dataset, config=rules)
     show(f"validation-{slug(dataset.name)}", report.markdown())
     report.raise_if()
     return report
+
+
+if __name__ == "__main__":
+    from flows.terminal import main
+
+    main(validate, CheckConfig)

@@ -1,12 +1,12 @@
-"""Evaluate the champion on the configured benchmarks: `python -m flows.weekly_benchmarks`, or every Monday at 02:00 UTC."""
+"""Evaluate the champion on the configured benchmarks: `python -m flows.weekly_benchmarks`, or Mondays at 02:00 UTC."""
 
 from prefect import flow
-from tasks.publishing import fetch_champion
 
 from flows.evaluate import evaluate
 from lerobot_ops.config import Config
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
 from lerobot_ops.tracking import TrackingConfig
+from tasks.publishing import fetch_champion
 from tasks.steps import Artifact, Links
 from tasks.tables import show, table
 

@@ -1,8 +1,8 @@
 """The work pool that every deployment names.
 
-`prefect deploy` refuses a deployment whose work pool does not exist yet, and looks only after it has loaded the flow. So
-this module, the first entry of pipelines.yaml, makes the pool when that command loads it, and a fresh server needs no
-step before the deployment.
+`prefect deploy` refuses a deployment whose work pool does not exist yet, and looks only after it has loaded the flow.
+So this module, the first entry of pipelines.yaml, makes the pool when that command loads it, and a fresh server needs
+no step before the deployment.
 """
 
 import sys

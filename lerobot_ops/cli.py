@@ -64,15 +64,19 @@ def _edit(arguments: Arguments) -> None:
 def _train(arguments: Arguments) -> None:
     from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
 
-    result = train_tracked(_parse(TrackedTrainConfig, arguments, "train"))
+    config = _parse(TrackedTrainConfig, arguments, "train")
+    result = train_tracked(config, config.tracking)
     print(f"{result.checkpoint}: trained for {result.steps} steps")
 
 
 def _eval(arguments: Arguments) -> None:
     from lerobot_ops.evaluation.tracked import TrackedEvalConfig, evaluate_tracked
+    from lerobot_ops.progress import counting
 
-    result = evaluate_tracked(_parse(TrackedEvalConfig, arguments, "eval"))
-    print(result.summary())
+    config = _parse(TrackedEvalConfig, arguments, "eval")
+    with counting("evaluate", len(config.env.tasks()) * config.eval.n_episodes) as count:
+        result = evaluate_tracked(config, config.tracking, on_record=count)
+    print(f"{result.output_dir}: pc_success {result.summary()}, in a sandbox of kind {result.sandbox}")
 
 
 def _publish(arguments: Arguments) -> None:

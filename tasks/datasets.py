@@ -5,8 +5,8 @@ from pathlib import Path
 from prefect import task
 
 from lerobot_ops.datasets.info import load_info
-from lerobot_ops.datasets.operations import CheckConfig, EditConfig, EditOperation, Merge, edit
-from lerobot_ops.datasets.validate import ValidationReport, validate
+from lerobot_ops.datasets.operations import EditConfig, EditOperation, Merge, edit
+from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
 from lerobot_ops.progress import counting
 from lerobot_ops.recording.collect import CollectConfig, collect
 from tasks.steps import CACHED, WORKSPACE, Artifact, current_key, place
@@ -49,7 +49,7 @@ class Validated(ValidationReport):
 
 
 @task(name="validate", version="1", **CACHED)
-def validate_dataset(dataset: Artifact, config: CheckConfig) -> Validated:
+def validate_dataset(dataset: Artifact, config: ValidateConfig) -> Validated:
     """Check a dataset's format and quality."""
     report = validate(dataset.path, config=config)
     return Validated.model_validate(report.model_dump())

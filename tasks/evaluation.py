@@ -19,7 +19,7 @@ def evaluate_policy(config: EvalConfig, checkpoint: Artifact | None, links: Link
     located = config.altered("output_dir", output)
     if checkpoint:
         located = located.altered("policy.path", str(checkpoint.path))
-    if not output.exists():
+    if not output.exists() or (links.tracking.enable and run_id(output) is None):
         with counting(f"evaluate {name}", len(config.env.tasks()) * config.eval.n_episodes) as count:
             evaluate_tracked(located, links.tracking, parent_id=links.parent_run, tags=links.tags, on_record=count)
     metrics = json.loads((output / "metrics.json").read_text())

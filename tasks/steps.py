@@ -7,11 +7,12 @@ nothing changed does no work. Paths, run ids and clocks are no part of it.
 
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from prefect import Task
+from prefect import Task, runtime
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from pydantic import BaseModel
@@ -98,6 +99,13 @@ class Links(Config):
     model: str | None = None
     """The registered model that a trained checkpoint becomes a version of."""
     tags: dict[str, str] = {}
+
+
+def provenance() -> dict[str, str]:
+    """Tags that lead from a run in MLflow back to the flow run and the code."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {"prefect.flow_run_id": str(runtime.flow_run.id or ""), "git.commit": commit or "not in a git repository"}
 
 
 def step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:

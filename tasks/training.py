@@ -1,9 +1,11 @@
 """The training step."""
 
-from lerobot_ops.training.config import TrainConfig
+from dataclasses import asdict
+
 from prefect import task
 
-from lerobot_ops.training.tracked import run_id, train_tracked
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.tracked import registered, run_id, train_tracked
 from tasks.steps import CACHED, Artifact, Links, current_key, place
 
 
@@ -13,12 +15,14 @@ def train_policy(config: TrainConfig, dataset: Artifact, links: Links) -> Artifa
     key, name = current_key(), f"{config.policy.type}-{dataset.name.replace('/', '-')}"
     run_dir = place("train", name, key)
     located = config.altered("dataset.root", dataset.path).altered("output_dir", run_dir).altered("resume", "auto")
-    result = train_tracked(located, links.tracking, parent_id=links.parent_run, tags=links.tags)
+    result = train_tracked(located, links.tracking, parent_id=links.parent_run, model=links.model, tags=links.tags)
+    version = registered(run_dir)
     facts = {
         "policy": config.policy.type,
         "steps": result.steps,
         **result.metrics,
         "dataset": dataset.digest,
         "mlflow_run": run_id(run_dir),
+        "registered": asdict(version) if version else None,
     }
     return Artifact.at(result.checkpoint, "checkpoint", name, key, facts)

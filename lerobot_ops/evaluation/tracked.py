@@ -1,7 +1,7 @@
 """Evaluation with its run in MLflow: `pc_success` with its interval, per task and overall, and the clips."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ def evaluate_tracked(
     tracking: TrackingConfig,
     *,
     parent_id: str | None = None,
-    tags: dict[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
     on_record: Callable[[Any], None] | None = None,
 ) -> EvalResult:
     """Evaluate, and log the configuration, the success rates, the records and the clips."""
     result = evaluate(config, on_record=on_record)
     benchmark = f"{config.env.type}-{config.env.task.replace(',', '+')}"
     identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox, "image.digest": result.identity}
-    params = config.model_dump(mode="json")
+    params = config.model_dump(mode="json", exclude={"tracking"})
     with open_run(
         tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**identity, **(tags or {})}, params=params
     ) as run:

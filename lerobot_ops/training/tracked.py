@@ -1,16 +1,21 @@
 """Training with its run in MLflow: an interrupted training goes on in the run that it began."""
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lerobot_ops.artifacts import write_json
-from lerobot_ops.tracking import TrackingConfig, open_run
+from lerobot_ops.tracking import Registered, Run, TrackingConfig, open_run, register_checkpoint
 from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.run_directory import continues
 from lerobot_ops.training.train import TrainResult, train
 from lerobot_ops.versioning.digest import digest
 
 RUN_FILE = "run.json"
-"""In the run directory: the MLflow run that the training logs to."""
+"""In the run directory: the MLflow run that the training logs to, and whether all of it is there."""
 
 
 class TrackedTrainConfig(TrainConfig):
@@ -26,29 +31,74 @@ def train_tracked(
     *,
     parent_id: str | None = None,
     model: str | None = None,
-    tags: dict[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> TrainResult:
-    """Train, and log the configuration, the dataset's version, the metrics and the checkpoint, as a version of `model`."""
-    run_file = config.output_dir / RUN_FILE
-    dataset = digest(config.dataset.root)
-    run = open_run(
-        tracking,
-        name=f"train {config.policy.type}",
-        parent_id=parent_id,
-        run_id=run_id(config.output_dir),
-        tags={"step": "train", "dvc.dataset": dataset, **(tags or {})},
-        params=config.model_dump(mode="json"),
-    )
-    with run:
-        result = train(config, tracker=run, on_start=lambda: write_json(run_file, {"run_id": run.id}))
-        run.log_dataset(config.dataset.root.name, dataset, str(config.dataset.root))
-        run.log_artifacts(result.checkpoint, "checkpoint")
-        run.set_tags({"dvc.checkpoint": digest(result.checkpoint)})
+    """Train, and log the configuration, the dataset's version, the metrics and the checkpoint.
+
+    With `model` the checkpoint becomes a version of that registered model. Nothing is logged before the training has
+    begun, so a configuration that is refused leaves no run.
+    """
+    root = config.dataset.root
+    version = digest(root) if root.is_dir() else ""
+    begun: list[Run] = []
+
+    def begin() -> None:
+        known = run_id(config.output_dir) if continues(config.output_dir, config.identity(version)) else None
+        run = open_run(
+            tracking,
+            name=f"train {config.policy.type}",
+            parent_id=parent_id,
+            run_id=known,
+            tags={"step": "train", "dvc.dataset": version, **(tags or {})},
+            params=config.model_dump(mode="json", exclude={"tracking"}),
+        )
+        begun.append(stack.enter_context(run))
+        write_json(config.output_dir / RUN_FILE, {"run_id": run.id, "complete": False})
+        run.log_dataset(root.name, version, str(root))
+
+    with ExitStack() as stack:
+        result = train(
+            config,
+            on_metrics=lambda step, metrics: begun[0].log_metrics(metrics, step),
+            on_start=begin,
+            dataset_digest=version,
+        )
+        if not begun and not _complete(config.output_dir):
+            begin()
+        for run in begun:
+            version_of_model = _log_checkpoint(run, result, model)
+            stored = {"run_id": run.id, "complete": True}
+            stored |= {"registered": asdict(version_of_model)} if version_of_model else {}
+            write_json(config.output_dir / RUN_FILE, stored)
     return result
+
+
+def registered(output_dir: Path) -> Registered | None:
+    """The model version that the checkpoint of this training was registered as."""
+    found = _stored(output_dir).get("registered")
+    return Registered(**found) if found else None
 
 
 def run_id(output_dir: Path) -> str | None:
     """The MLflow run that the training in `output_dir` logs to, if it has begun one."""
-    file = output_dir / RUN_FILE
-    stored: str | None = json.loads(file.read_text())["run_id"] if file.exists() else None
+    stored: str | None = _stored(output_dir).get("run_id")
     return stored
+
+
+def _complete(output_dir: Path) -> bool:
+    return bool(_stored(output_dir).get("complete"))
+
+
+def _stored(output_dir: Path) -> dict[str, Any]:
+    file = output_dir / RUN_FILE
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return content
+
+
+def _log_checkpoint(run: Run, result: TrainResult, model: str | None) -> Registered | None:
+    run.set_tags({"dvc.checkpoint": digest(result.checkpoint)})
+    run.log_artifact(result.output_dir / "loss.csv")
+    if model:
+        return register_checkpoint(run, result.checkpoint, name=model)
+    run.log_artifacts(result.checkpoint, "checkpoint")
+    return None
