@@ -16,6 +16,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from lerobot_ops.errors import DatasetError
@@ -132,7 +133,7 @@ def decode_times(path: Path, times: np.ndarray, tolerance_s: float = 1e-4, pixel
     order = np.argsort(times, kind="stable")
     found: dict[int, np.ndarray] = {}
     for place, frame in zip(order, decoder.at([float(times[place]) for place in order], tolerance_s), strict=True):
-        found[int(place)] = frame.to_ndarray(format=pixels)
+        found[int(place)] = decoder.pixels(frame, pixels)
     return np.stack([found[place] for place in range(len(order))])
 
 
@@ -248,6 +249,7 @@ def _signature(stream: VideoStream) -> tuple[Any, ...]:
 
 
 _open_decoders = threading.local()
+_inherited_decoders: list[Any] = []
 _OPEN_DECODERS = 16
 
 
@@ -255,6 +257,8 @@ def _decoder(path: Path) -> "_Decoder":
     """This thread's decoder of a file; a forked process or a replaced file gets a new one."""
     cache: OrderedDict[Any, _Decoder]
     if getattr(_open_decoders, "process", None) != os.getpid():
+        # A forked process must not free its parent's decoders: their threads, which it would wait for, are not in it.
+        _inherited_decoders.append(getattr(_open_decoders, "cache", None))
         _open_decoders.process, _open_decoders.cache = os.getpid(), OrderedDict()
     cache = _open_decoders.cache
     try:
@@ -278,11 +282,16 @@ class _Decoder:
         self._stream.codec_context.thread_count = 1  # threads cost more than they gain in random access
         self._base = float(self._stream.time_base or 0)
         self._step = 1 / float(self._stream.average_rate or 1)
+        self._reformatter = VideoReformatter()
         self._frames: Iterator[av.VideoFrame] | None = None
         self._last: av.VideoFrame | None = None
 
     def close(self) -> None:
         self._container.close()
+
+    def pixels(self, frame: av.VideoFrame, layout: str) -> np.ndarray:
+        """A frame in FFmpeg's pixel format `layout`, converted on this thread alone."""
+        return self._reformatter.reformat(frame, format=layout, threads=1).to_ndarray()
 
     def at(self, times: Sequence[float], tolerance_s: float) -> Iterator[av.VideoFrame]:
         """The frame shown at each of `times`, which are ascending."""
