@@ -79,6 +79,15 @@ class RunDirectory:
         for step in self.checkpoints()[: -count if count else 0]:
             shutil.rmtree(self.checkpoint(step))
 
+    def sweep(self) -> None:
+        """Remove what a killed process had half written; only for who holds the directory (`locked`)."""
+        for folder in (self.root, self.root / "checkpoints"):
+            for path in (*folder.glob(".*.partial-*"), *folder.glob(".last-*")):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
     def discard_product(self) -> None:
         """Remove the product of a training that has since become longer."""
         if self.product.exists():

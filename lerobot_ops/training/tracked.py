@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.tracking import Registered, Run, TrackingConfig, open_run, register_checkpoint
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.run_directory import continues
-from lerobot_ops.training.train import TrainResult, train
 from lerobot_ops.versioning.digest import digest
+
+if TYPE_CHECKING:
+    from lerobot_ops.training.train import TrainResult
 
 RUN_FILE = "run.json"
 """In the run directory: the MLflow run that the training logs to, and whether all of it is there."""
@@ -32,12 +34,14 @@ def train_tracked(
     parent_id: str | None = None,
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
-) -> TrainResult:
+) -> "TrainResult":
     """Train, and log the configuration, the dataset's version, the metrics and the checkpoint.
 
     With `model` the checkpoint becomes a version of that registered model. Nothing is logged before the training has
     begun, so a configuration that is refused leaves no run.
     """
+    from lerobot_ops.training.train import train  # torch is imported where it is needed
+
     root = config.dataset.root
     version = digest(root) if root.is_dir() else ""
     begun: list[Run] = []
@@ -67,7 +71,7 @@ def train_tracked(
             begin()
         for run in begun:
             version_of_model = _log_checkpoint(run, result, model)
-            stored = {"run_id": run.id, "complete": True}
+            stored: dict[str, Any] = {"run_id": run.id, "complete": True}
             stored |= {"registered": asdict(version_of_model)} if version_of_model else {}
             write_json(config.output_dir / RUN_FILE, stored)
     return result
@@ -95,7 +99,7 @@ def _stored(output_dir: Path) -> dict[str, Any]:
     return content
 
 
-def _log_checkpoint(run: Run, result: TrainResult, model: str | None) -> Registered | None:
+def _log_checkpoint(run: Run, result: "TrainResult", model: str | None) -> Registered | None:
     run.set_tags({"dvc.checkpoint": digest(result.checkpoint)})
     run.log_artifact(result.output_dir / "loss.csv")
     if model:

@@ -84,6 +84,7 @@ def train(
         identity = config.identity(dataset_digest or digest(config.dataset.root))
         run = prepare(config.output_dir, identity, config.resume)
         with locked(run):
+            run.sweep()
             done = (run.checkpoints() or [0])[-1]
             if run.finished and done >= config.steps:
                 return TrainResult(run.root, run.product, config.steps, last_metrics(run.root))
@@ -187,7 +188,8 @@ def save(
 def _torch_settings(config: TrainConfig) -> Iterator[None]:
     """The seed and the threads of this training; both are as before when it ends."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
         try:
             torch.set_num_threads(config.num_threads or threads)

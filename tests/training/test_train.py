@@ -91,9 +91,13 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(configured: Configured, tmp
     assert saved[-1] < "000900"
     assert not (tmp_path / "run/pretrained_model").exists()
 
+    half_written = tmp_path / "run/checkpoints/.000500.partial-0123456789ab"
+    (half_written / "pretrained_model").mkdir(parents=True)
+
     steps: list[int] = []
     resumed = train(config.altered("resume", True), on_metrics=lambda step, _: steps.append(step))
     assert steps[0] > int(saved[-1])
+    assert not half_written.exists()
     assert content(resumed.checkpoint) == content(whole.checkpoint)
     assert content(resumed.output_dir / "checkpoints/000900") == content(whole.output_dir / "checkpoints/000900")
     assert (resumed.output_dir / "loss.csv").read_bytes() == (whole.output_dir / "loss.csv").read_bytes()
