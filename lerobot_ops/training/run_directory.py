@@ -131,7 +131,8 @@ def prepare(root: Path, identity: dict[str, Any], resume: bool | Literal["auto"]
     if stored is not None and resume is True:
         _check_same(stored, identity, run)
     if stored is not None and resume == "auto" and stored != identity:
-        os.rename(root, _aside(root, stored))
+        with locked(run):
+            os.rename(root, _aside(root, stored))
         stored = None
     try:
         root.mkdir(parents=True, exist_ok=True)

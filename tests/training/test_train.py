@@ -193,6 +193,15 @@ def test_only_the_latest_checkpoints_stay(configured: Configured, tmp_path: Path
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").glob("0*"))] == ["000010", "000012"]
 
 
+def test_two_trainings_do_not_share_an_output(configured: Configured) -> None:
+    def begin_another(*_: object) -> None:
+        for seed in (1000, 2):
+            with pytest.raises(ArtifactError, match="another process"):
+                train(configured(resume="auto", seed=seed))
+
+    train(configured(), on_metrics=begin_another)
+
+
 @pytest.mark.parametrize("use_vae", [True, False])
 def test_it_learns(configured: Configured, use_vae: bool) -> None:
     config = configured(steps=400, log_freq=50, save_freq=400, batch_size=16, policy={"use_vae": use_vae, "dropout": 0})
