@@ -48,6 +48,9 @@ class EditResult(Config):
     frames: int
     tasks: list[str]
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} task(s)"
+
 
 def delete_episodes(
     source: Path, target: Path, episodes: Sequence[int], *, dry_run: bool = False

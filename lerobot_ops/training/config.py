@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lerobot_ops.config import Config
+from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.registry import AnyPolicyConfig
 
 
@@ -27,7 +28,7 @@ class TrainConfig(Config):
 
     dataset: TrainDatasetConfig = TrainDatasetConfig()
     """What the policy learns from."""
-    policy: AnyPolicyConfig
+    policy: AnyPolicyConfig = ACTConfig()
     """What is trained; `policy.type` chooses it."""
     output_dir: Path = Path("outputs/train")
     """The run directory."""
