@@ -9,17 +9,20 @@ from prefect import flow
 from flows.collect import collect
 from flows.curate import CurateConfig, curate
 from flows.evaluate import evaluate
+from flows.publish import PublishItems, publish
 from flows.train import train
 from flows.validate import validate
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.operations import CheckConfig, Merge
 from lerobot_ops.datasets.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
+from lerobot_ops.hub.publish import HubConfig, PublishConfig
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.recording.collect import CollectConfig, DatasetConfig
 from lerobot_ops.tracking import TrackingConfig, server_command
 from lerobot_ops.training.config import TrainConfig
-from tasks.publishing import open_pipeline_run, promote_checkpoint, version_artifacts
+from tasks.publishing import Published, open_pipeline_run, promote_checkpoint, version_artifacts
+from tasks.reporting import report_results
 from tasks.steps import Artifact, Links, provenance, run_step
 from tasks.tables import show, table
 
@@ -69,6 +72,8 @@ class PipelineConfig(Config):
     """The policy and its training."""
     evaluate: EvalConfig = EvalConfig(env=EnvConfig(task=TASK), eval=EpisodesConfig(n_episodes=50), seed=1000)
     """The measurement, on seeds that no recording used."""
+    hub: HubConfig = HubConfig()
+    """Where the training set, the checkpoint and the report are published."""
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are tracked."""
 
@@ -80,6 +85,8 @@ class PipelineResult(Config):
     """The recordings, and the training set as `train`."""
     checkpoint: Artifact
     evaluation: Artifact
+    report: Artifact
+    published: list[Published]
     run_id: str | None
     """The pipeline's run in MLflow."""
     mlflow_command: str | None
@@ -103,15 +110,40 @@ def pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     datasets = {**recordings, "train": training_set}
     run_step(version_artifacts, artifacts=[*datasets.values(), checkpoint])
     run_step(promote_checkpoint, checkpoint=checkpoint, evaluation=evaluation, links=links)
+    report = run_step(
+        report_results,
+        name=config.name,
+        recordings=list(recordings.values()),
+        training_set=training_set,
+        checkpoint=checkpoint,
+        evaluation=evaluation,
+        links=links,
+    )
+    published = publish(to_publish(config, training_set, checkpoint, report))
     result = PipelineResult(
         datasets=datasets,
         checkpoint=checkpoint,
         evaluation=evaluation,
+        report=report,
+        published=published,
         run_id=run.run_id,
         mlflow_command=server_command(config.tracking),
     )
     show("pipeline", summary(result), "The latest run of the pipeline")
     return result
+
+
+def to_publish(config: PipelineConfig, training_set: Artifact, checkpoint: Artifact, report: Artifact) -> PublishItems:
+    """What leaves the pipeline, under the training set's name or the pipeline's."""
+    owner = config.curate.repo_id.partition("/")[0]
+    name = f"{owner}/{config.name}"
+    return PublishItems(
+        items=[
+            PublishConfig(kind="dataset", path=training_set.path, repo_id=config.curate.repo_id, hub=config.hub),
+            PublishConfig(kind="checkpoint", path=checkpoint.path, repo_id=name, hub=config.hub),
+            PublishConfig(kind="report", path=report.path, repo_id=name, hub=config.hub),
+        ]
+    )
 
 
 def summary(result: PipelineResult) -> str:
@@ -133,8 +165,10 @@ def finish(result: PipelineResult) -> None:
     lines = [
         scored(result.evaluation),
         "",
+        f"report      {result.report.path / 'report.html'}",
         *(f"dataset     {artifact.path}  {artifact.digest}  ({label})" for label, artifact in result.datasets.items()),
         f"checkpoint  {result.checkpoint.path}  {result.checkpoint.digest}",
+        *(f"published   {published.where}" for published in result.published),
     ]
     if result.run_id:
         how = result.mlflow_command and f"look at it with: .venv/bin/{result.mlflow_command}"

@@ -4,14 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.states import State
 
 from lerobot_ops.config import Config
+from lerobot_ops.errors import OpsError
+from lerobot_ops.hub.publish import HubConfig, Kind, PublishConfig, PublishReceipt, publish
 from lerobot_ops.tracking import Champion, Registered, TrackingConfig, champion, open_run, promote, tracking_uri
 from lerobot_ops.tracking.config import sqlite_file
 from lerobot_ops.versioning.dvc import version
 from tasks.steps import CACHED, Artifact, Links
 
-RETRIED: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5}
+
+def _may_pass(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether a failure can go away by itself; one that the user has to mend cannot."""
+    return not isinstance(state.result(raise_on_failure=False), OpsError)
+
+
+RETRIED: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_condition_fn": _may_pass}
 """For steps that talk to a server, which may be away for a moment; everything else fails the same way again."""
 
 
@@ -94,3 +103,22 @@ def promote_checkpoint(checkpoint: Artifact, evaluation: Artifact, links: Links)
 def fetch_champion(model: str, tracking: TrackingConfig) -> Champion:
     """Download the champion of a registered model."""
     return champion(tracking, model)
+
+
+class Published(PublishReceipt):
+    """A receipt as a step's product."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether it is still there; what is on a distant hub is taken to be."""
+        return "://" in self.where or Path(self.where).exists()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.repo_id} at {self.where}"
+
+
+@task(name="publish", version="1", **CACHED, **RETRIED)
+def publish_artifact(artifact: Artifact, kind: Kind, repo_id: str, hub: HubConfig) -> Published:
+    """Publish a dataset, a checkpoint or a report."""
+    receipt = publish(PublishConfig(kind=kind, path=artifact.path, repo_id=repo_id, hub=hub))
+    return Published.model_validate(receipt.model_dump())

@@ -1,0 +1,171 @@
+"""Publishing a dataset, a checkpoint or a report: to a folder laid out like the Hub, or to the Hugging Face Hub.
+
+What arrives is compared with what was sent, file by file; a receipt says what is where. Credentials come from the
+environment (`HF_TOKEN`) or from `hf auth login`, never from a configuration.
+"""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from lerobot_ops.artifacts import fsync_tree, write_json
+from lerobot_ops.config import Config
+from lerobot_ops.errors import ArtifactError, PrerequisiteError
+from lerobot_ops.hub.cards import card
+from lerobot_ops.versioning.digest import digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Kind = Literal["dataset", "checkpoint", "report"]
+ROOMS: dict[Kind, str] = {"dataset": "datasets", "checkpoint": "models", "report": "reports"}
+DATASET_TAG = "v3.0"
+"""LeRobot looks for a dataset under the tag of its format."""
+LEFT_BEHIND = ("images/*",)
+"""Scratch files of a recording."""
+
+
+class HubConfig(Config):
+    """Where things are published."""
+
+    target: Literal["folder", "huggingface"] = "folder"
+    """A local folder, or the Hugging Face Hub."""
+    root: Path = Path("hub")
+    """The folder of the local hub."""
+    private: bool | None = None
+    """Whether a new repository on the Hugging Face Hub is private; none leaves it to the account."""
+
+
+class PublishConfig(Config):
+    """One thing to publish."""
+
+    kind: Kind
+    """What it is."""
+    path: Path
+    """Where it lies."""
+    repo_id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    """Its name on the hub, owner/name."""
+    hub: HubConfig = HubConfig()
+    """Where it goes."""
+
+
+class PublishReceipt(Config):
+    """What was published, and where it is."""
+
+    kind: Kind
+    repo_id: str
+    where: str
+    """A folder, or an address."""
+    digest: str
+    """The version that was published: DVC's digest of the content, without the card."""
+    files: int
+    size: int
+    """Bytes."""
+
+
+def publish(config: PublishConfig) -> PublishReceipt:
+    """Publish one thing; what was published under this name before is replaced, once the new content is complete.
+
+    Raises ArtifactError when there is nothing at `path` or what arrived differs, PrerequisiteError without credentials.
+    """
+    if not config.path.is_dir():
+        raise ArtifactError("there is nothing to publish", file=config.path, expected="a directory")
+    files = _files(config.path)
+    where = _to_folder(config, files) if config.hub.target == "folder" else _to_huggingface(config, files)
+    return PublishReceipt(
+        kind=config.kind,
+        repo_id=config.repo_id,
+        where=where,
+        digest=digest(config.path),
+        files=len(files),
+        size=sum(files.values()),
+    )
+
+
+def _files(root: Path) -> dict[str, int]:
+    """Relative path to size of what is published."""
+    found = sorted(path for path in root.rglob("*") if path.is_file())
+    names = {path.relative_to(root).as_posix(): path.stat().st_size for path in found}
+    return {name: size for name, size in names.items() if not name.startswith("images/")}
+
+
+def _to_folder(config: PublishConfig, files: dict[str, int]) -> str:
+    target = config.hub.root / ROOMS[config.kind] / config.repo_id
+    mark = uuid.uuid4().hex[:12]
+    partial, old = (target.with_name(f".{target.name}.{word}-{mark}") for word in ("partial", "old"))
+    try:
+        for name in files:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(config.path / name, partial / name)
+        _compare(files, _files(partial), partial)
+        (partial / "README.md").write_text(card(config.kind, config.path, config.repo_id), encoding="utf-8")
+        fsync_tree(partial)
+        if target.exists():
+            os.rename(target, old)
+        os.rename(partial, target)
+    except OSError as error:
+        raise ArtifactError(
+            f"the hub's folder cannot be written: {error.strerror}",
+            file=target,
+            fix="choose a hub.root that you may write to",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    write_json(
+        config.hub.root / "receipts" / ROOMS[config.kind] / f"{config.repo_id}.json",
+        {"digest": digest(config.path), "files": files},
+    )
+    return str(target)
+
+
+def _to_huggingface(config: PublishConfig, files: dict[str, int]) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api, repo_type = HfApi(), "model" if config.kind == "checkpoint" else "dataset"
+    try:
+        repo = api.create_repo(config.repo_id, repo_type=repo_type, private=config.hub.private, exist_ok=True)
+        text = card(config.kind, config.path, config.repo_id).encode()
+        api.upload_folder(
+            repo_id=config.repo_id, repo_type=repo_type, folder_path=config.path, ignore_patterns=list(LEFT_BEHIND)
+        )
+        api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=config.repo_id, repo_type=repo_type)
+        if config.kind == "dataset":
+            _tag(api, config.repo_id)
+        listed = api.list_repo_tree(config.repo_id, repo_type=repo_type, recursive=True)
+        arrived = {entry.path: entry.size for entry in listed if hasattr(entry, "size")}
+        _compare(files, {name: size for name, size in arrived.items() if name in files}, config.repo_id)
+    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
+        raise PrerequisiteError(
+            f"the Hugging Face Hub refused: {str(error).splitlines()[0]}",
+            field="repo_id",
+            found=config.repo_id,
+            fix="log in with `hf auth login`, or set HF_TOKEN to a token that may write to this repository",
+        ) from error
+    return str(repo)
+
+
+def _tag(api: "HfApi", repo_id: str) -> None:
+    """Move the format's tag to what was uploaded; deleted first, because a tag cannot be moved."""
+    tags = {ref.name for ref in api.list_repo_refs(repo_id, repo_type="dataset").tags}
+    if DATASET_TAG in tags:
+        api.delete_tag(repo_id, tag=DATASET_TAG, repo_type="dataset")
+    api.create_tag(repo_id, tag=DATASET_TAG, repo_type="dataset")
+
+
+def _compare(sent: dict[str, int], arrived: dict[str, int], where: Path | str) -> None:
+    differing = sorted(name for name in {*sent, *arrived} if sent.get(name) != arrived.get(name))
+    if differing:
+        raise ArtifactError(
+            "what arrived on the hub is not what was sent",
+            file=where,
+            field=differing[0],
+            found=arrived.get(differing[0], "missing"),
+            expected=sent.get(differing[0], "no such file"),
+            fix="publish again",
+        )
