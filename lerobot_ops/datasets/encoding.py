@@ -76,7 +76,7 @@ class VideoWriter:
                 fix="choose vcodec libsvtav1 or h264, or install PyAV's wheel: pip install --force-reinstall av",
             )
         self.path, self.frames = path, 0
-        self._container = av.open(str(path), "w", options={"fflags": "+bitexact"})
+        self._container = av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"})
         stream = self._container.add_stream(encoder, fps, options=encoding.options())
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt

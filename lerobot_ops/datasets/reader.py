@@ -117,7 +117,8 @@ class LeRobotDataset:
     def __getitem__(self, index: int | slice) -> Any:
         """One frame as LeRobot's reader gives it: torch tensors, cameras float32 [channels, height, width] in [0, 1].
 
-        Scalars are tensors without dimensions, windows have a leading time axis. A slice gives a list of items.
+        Numbers are float32, int64 or bool, scalars are tensors without dimensions, windows have a leading time axis. A
+        slice gives a list of items.
         """
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
@@ -134,9 +135,13 @@ class LeRobotDataset:
             return text
         tensor = torch.from_numpy(values)[0]
         feature = self.features.get(name)
-        if feature is None or tensor.dtype != torch.uint8 or not feature.is_camera:
+        if feature is None or tensor.dtype == torch.bool:
             return tensor
-        return tensor if self._return_uint8 and feature.dtype == "video" else tensor.to(torch.float32) / 255
+        if not feature.is_camera:
+            return tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
+        if tensor.dtype != torch.uint8 or (self._return_uint8 and feature.dtype == "video"):
+            return tensor
+        return tensor.to(torch.float32) / 255
 
     def _read(self, name: str, feature: Feature) -> np.ndarray:
         column = load_data(self.root, [name]).column(name)
