@@ -123,7 +123,7 @@ def _model_at(model: type[BaseModel], values: dict[str, Any], path: list[str]) -
         values = values.get(key) or {}
         members = list(_models(here.model_fields[key].annotation))
         tagged = [member for member in members if _tag(member) == values.get("type")]
-        here = (tagged or members or [None])[0]
+        here = next(iter(tagged or members), None)
     return here
 
 

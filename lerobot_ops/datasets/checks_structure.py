@@ -200,9 +200,9 @@ def _episode_tasks(evidence: Evidence) -> Iterator[Finding]:
         if begin < end and set(said or []) != known:
             wrong.append((number, said or [], sorted(known)))
     if wrong:
-        number, said, known = wrong[0]
+        number, said, of = wrong[0]
         message = (
-            f"episode {number} says its tasks are {said}, but its frames are of {known}"
+            f"episode {number} says its tasks are {said}, but its frames are of {of}"
             f" ({counted(len(wrong), 'episode')} in all)"
         )
         episodes = [number for number, _, _ in wrong]

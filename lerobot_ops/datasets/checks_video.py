@@ -1,7 +1,7 @@
 """Checks of every video file against info.json and the episodes table, and decoding of frames of every episode."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def _format(evidence: Evidence, key: str, name: str, video: VideoProbe, episodes
         yield finding("video-format", message, place=name, fix=fix, episodes=episodes)
 
 
-def _frames(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Clip]) -> Iterator[Finding]:
+def _frames(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Clip]) -> Generator[Finding, None, set[int]]:
     """Report episodes that reach beyond the video or into each other; return those beyond it."""
     fps = evidence.info.fps
     missing = [clip for clip in clips if round(clip.begin_s * fps) + clip.frames > video.frames]

@@ -121,6 +121,6 @@ def _merged_feature(features: Sequence[Feature]) -> Feature:
     agreed: dict[str, Any] = {}
     for name in dict.fromkeys(name for info in infos for name in info):
         values = [info.get(name) for info in infos]
-        differing = {} if name == "video.extra_options" else None
+        differing: dict[str, Any] | None = {} if name == "video.extra_options" else None
         agreed[name] = values[0] if all(value == values[0] for value in values) else differing
     return features[0].model_copy(update={"info": agreed})

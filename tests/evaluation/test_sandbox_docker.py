@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 
+import docker
 import numpy as np
 import pytest
 
-import docker
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.sandbox import SandboxConfig, WorkerDied, WorkerTimeout, open_sandbox
 from lerobot_ops.evaluation.sandbox.docker import DEADLINE_LABEL, sweep

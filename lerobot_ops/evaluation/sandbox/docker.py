@@ -18,9 +18,8 @@ from lerobot_ops.evaluation.sandbox.process import tail
 from lerobot_ops.evaluation.sandbox.worker import Worker
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     import docker
+    from docker.models.containers import Container
 
 DEADLINE_LABEL = f"{LABEL}.deadline"
 _STDOUT, _STDERR = 1, 2

@@ -17,9 +17,8 @@ def connect(timeout_s: int = 60) -> "docker.DockerClient":
 
     Raises PrerequisiteError when none answers.
     """
-    import requests
-
     import docker
+    import requests
 
     address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
