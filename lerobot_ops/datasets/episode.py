@@ -77,6 +77,9 @@ class EpisodeWriter:
         if error is None and not self.discarded:
             if not self._tasks:
                 raise DatasetError("an episode has no frames", expected="1 or more", fix="add frames, or discard it")
+            short = [name for name, video in self._videos.items() if video.frames != self.num_frames]
+            if short:
+                raise DatasetError("a video has not got every frame", field=short[0], fix="record the episode again")
             self._save()
 
     def _save(self) -> None:

@@ -199,6 +199,14 @@ def with_defaults(features: Mapping[str, Feature | Mapping[str, Any]]) -> dict[s
     return made | DEFAULT_FEATURES
 
 
+def make_info(**fields: Any) -> DatasetInfo:
+    """A `DatasetInfo` of these fields; raises DatasetError naming the one that is not valid."""
+    try:
+        return DatasetInfo(**fields)
+    except ValidationError as error:
+        raise _dataset_error(error, None, "the dataset cannot have this") from None
+
+
 def load_info(root: Path | str) -> DatasetInfo:
     """Read `meta/info.json`.
 

@@ -18,7 +18,7 @@ from lerobot_ops.artifacts import fsync_directory, fsync_tree, staged
 from lerobot_ops.config import content_key
 from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.episode import EpisodeWriter
-from lerobot_ops.datasets.info import VIDEO_PATH, DatasetInfo, Feature, with_defaults
+from lerobot_ops.datasets.info import VIDEO_PATH, Feature, make_info, with_defaults
 from lerobot_ops.datasets.joining import join_episodes
 from lerobot_ops.errors import ArtifactError, DatasetError
 
@@ -53,7 +53,7 @@ class DatasetWriter:
         self.video = video or VideoEncoding()
         made = with_defaults(features)
         has_video = any(feature.dtype == "video" for feature in made.values())
-        self.info = DatasetInfo(
+        self.info = make_info(
             fps=fps,
             features=made,
             chunks_size=chunks_size,
