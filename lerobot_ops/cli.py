@@ -129,9 +129,7 @@ def _parse(model: Any, arguments: Arguments, command: str) -> Any:
 
     if any(argument in ("-h", "--help") for argument in arguments):
         print(f"lerobot-ops {command}: {COMMANDS[command][0]}\n")
-        print(
-            "  --config_path FILE[:SECTION]\n      a YAML or JSON file, or one section of it, that the flags lie on top of"
-        )
+        print("  --config_path FILE[:SECTION]\n      a YAML or JSON file or a section of it; flags lie on top")
         for flag, kind, default, sentence in describe(model):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         sys.exit(0)

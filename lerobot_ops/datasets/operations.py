@@ -117,9 +117,9 @@ class InfoConfig(Config):
 def info(config: InfoConfig) -> str:
     """A dataset's size, features and version in a few lines."""
     about = load_info(config.root)
-    features = "\n".join(f"  {name:<32}{feature.dtype} {list(feature.shape)}" for name, feature in about.features.items())
-    return (
-        f"{config.root}: LeRobotDataset {about.codebase_version}, version {digest(config.root)}\n"
-        f"{about.total_episodes} episodes, {about.total_frames} frames at {about.fps} fps, {about.total_tasks} task(s)\n"
-        f"{features}"
+    features = "\n".join(
+        f"  {name:<32}{feature.dtype} {list(feature.shape)}" for name, feature in about.features.items()
     )
+    head = f"{config.root}: LeRobotDataset {about.codebase_version}, version {digest(config.root)}"
+    size = f"{about.total_episodes} episodes, {about.total_frames} frames at {about.fps} fps"
+    return f"{head}\n{size}, {about.total_tasks} task(s)\n{features}"

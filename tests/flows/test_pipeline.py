@@ -25,9 +25,9 @@ SMALL = {
     # Nothing succeeds within 30 steps: keep those episodes, this is about plumbing.
     "curate": {"clean": None},
     "train": {
-        "steps": 60,
-        "save_freq": 20,
-        "log_freq": 10,
+        "steps": 600,
+        "save_freq": 100,
+        "log_freq": 50,
         "policy": {"dim_model": 32, "dim_feedforward": 64, "n_heads": 2},
     },
     "evaluate": {"eval": {"n_episodes": 2}, "env": {"episode_length": 40}, "clips": {"size": 64, "fps": 5}},
@@ -77,7 +77,7 @@ def steps(output: str) -> dict[str, str]:
 def test_killed_at_three_places_the_pipeline_ends_with_what_it_had_and_then_does_nothing(workspace: Path) -> None:
     run(workspace, kill_when=Path("outputs/datasets/demo/button-press-state/.*.partial-*/**/episode-000002*"))
     assert not list(workspace.glob("outputs/datasets/demo/button-press-state/[0-9a-f]*"))
-    run(workspace, kill_when=Path("outputs/train/*/*/checkpoints/000040/training_state"))
+    run(workspace, kill_when=Path("outputs/train/*/*/checkpoints/000100/training_state"))
     assert not list(workspace.glob("outputs/train/*/*/pretrained_model"))
     collected = {path: path.stat().st_mtime_ns for path in workspace.glob("outputs/datasets/**/*.parquet")}
     run(workspace, kill_when=Path("outputs/eval/*/.*.partial-*/episodes.jsonl"))
@@ -94,10 +94,12 @@ def test_killed_at_three_places_the_pipeline_ends_with_what_it_had_and_then_does
     assert again.returncode == 0, again.stdout
     assert set(steps(again.stdout).values()) == {"up to date"}
 
-    changed = run(workspace, "--train.steps=70")
+    changed = run(workspace, "--train.steps=620")
     assert changed.returncode == 0, changed.stdout
     done = steps(changed.stdout)
-    before = {label: word for label, word in done.items() if label.startswith(("collect", "validate", "clean", "merge"))}
+    before = {
+        label: word for label, word in done.items() if label.startswith(("collect", "validate", "clean", "merge"))
+    }
     assert set(before.values()) == {"up to date"}
     assert done["train"] == done["evaluate"] == "done"
     assert len(list(workspace.glob("outputs/train/*/*/pretrained_model"))) == 2
