@@ -56,7 +56,7 @@ class PipelineConfig(Config):
         policy=ACTConfig(
             use_vae=False,
             dim_model=128,
-            dim_feedforward=256,
+            dim_feedforward=512,
             n_heads=4,
             n_encoder_layers=2,
             chunk_size=20,
@@ -65,6 +65,7 @@ class PipelineConfig(Config):
             optimizer_lr=3e-4,
         ),
         batch_size=32,
+        num_threads=1,
         steps=1500,
         log_freq=50,
         save_freq=500,
