@@ -1,5 +1,6 @@
 """The whole job in small: real simulator, real training, real MLflow and DVC; what is finished is never done again."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,11 +20,17 @@ ROOT = Path(__file__).parents[2]
 
 SMALL = {
     "collect": {
-        "state": {"num_episodes": 6},
-        "camera": {"num_episodes": 2, "camera_size": 64, "env": {"episode_length": 30}, "action_noise": 0.0},
+        "state": {"num_episodes": 20, "workers": 1, "dataset": {"repo_id": "demo/state"}},
+        "camera": {
+            "num_episodes": 2,
+            "camera_size": 64,
+            "cameras": True,
+            "env": {"episode_length": 12},
+            "dataset": {"repo_id": "demo/camera"},
+        },
     },
-    # Nothing succeeds within 30 steps: keep those episodes, this is about plumbing.
-    "curate": {"clean": None},
+    # Nothing succeeds within 12 steps: keep those episodes, this is about plumbing.
+    "curate": {"clean": None, "repo_id": "demo/small", "merge": {"features": "common"}},
     "train": {
         "steps": 600,
         "save_freq": 100,
@@ -39,16 +46,21 @@ def run(workspace: Path, *arguments: str, kill_when: Path | None = None) -> subp
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(workspace / "prefect")}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "flows.pipeline", "--config_path=small.yaml", *arguments]
-    process = subprocess.Popen(
-        command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if kill_when is not None:
-        deadline = time.monotonic() + 240
-        while not list(workspace.glob(str(kill_when))) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate(timeout=280)
-    return subprocess.CompletedProcess(command, process.returncode, output)
+    log = workspace / "output.log"
+    with open(log, "w") as output:  # no pipe: the temporary server of a killed run would keep it open
+        process = subprocess.Popen(
+            command, cwd=workspace, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    deadline = time.monotonic() + 280
+    while process.poll() is None and time.monotonic() < deadline:
+        if kill_when is not None and list(workspace.glob(str(kill_when))):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +87,8 @@ def steps(output: str) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 def test_killed_at_three_places_the_pipeline_ends_with_what_it_had_and_then_does_nothing(workspace: Path) -> None:
-    run(workspace, kill_when=Path("outputs/datasets/demo/button-press-state/.*.partial-*/**/episode-000002*"))
-    assert not list(workspace.glob("outputs/datasets/demo/button-press-state/[0-9a-f]*"))
+    run(workspace, kill_when=Path("outputs/datasets/demo/state/.*.partial-*/.episodes/000002"))
+    assert not list(workspace.glob("outputs/datasets/demo/state/[0-9a-f]*"))
     run(workspace, kill_when=Path("outputs/train/*/*/checkpoints/000100/training_state"))
     assert not list(workspace.glob("outputs/train/*/*/pretrained_model"))
     collected = {path: path.stat().st_mtime_ns for path in workspace.glob("outputs/datasets/**/*.parquet")}
