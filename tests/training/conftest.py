@@ -7,7 +7,7 @@ import pytest
 from lerobot_ops.config import merged
 from lerobot_ops.flags import build
 from lerobot_ops.training.config import TrainConfig
-from tests.training.recordings import record
+from tests.training.lessons import record
 
 TINY = {"type": "act", "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1}
 TINY |= {"n_vae_encoder_layers": 1, "latent_dim": 4, "chunk_size": 5, "n_action_steps": 5}

@@ -15,7 +15,7 @@ from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import BatchReader, batches, open_dataset
 from lerobot_ops.training.sampler import EpisodeAwareSampler
 from lerobot_ops.training.train import train
-from tests.training.recordings import CAMERA, record
+from tests.training.lessons import CAMERA, record
 
 Configured = Callable[..., TrainConfig]
 WINDOW = {"action": [i / 20 for i in range(5)]}

@@ -19,7 +19,7 @@ from lerobot_ops.policies.inference import PolicyRunner
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.train import train
 from lerobot_ops.versioning.digest import digest
-from tests.training.recordings import CAMERA
+from tests.training.lessons import CAMERA
 
 Configured = Callable[..., TrainConfig]
 
