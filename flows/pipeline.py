@@ -88,8 +88,10 @@ class PipelineResult(Config):
     evaluation: Artifact
     report: Artifact
     published: list[Published]
+    experiment: str
+    """Its experiment in MLflow."""
     run_id: str | None
-    """The pipeline's run in MLflow."""
+    """Its run there."""
     mlflow_command: str | None
     """Shows it in a browser; none when a tracking server is in use."""
 
@@ -127,6 +129,7 @@ def pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         evaluation=evaluation,
         report=report,
         published=published,
+        experiment=config.tracking.experiment,
         run_id=run.run_id,
         mlflow_command=server_command(config.tracking),
     )
@@ -173,7 +176,10 @@ def finish(result: PipelineResult) -> None:
     ]
     if result.run_id:
         how = result.mlflow_command and f"look at it with: .venv/bin/{result.mlflow_command}"
-        lines.append(f"mlflow      run {result.run_id}" + (f"; {how}" if how else " on your tracking server"))
+        lines.append(
+            f"mlflow      experiment {result.experiment}, run {result.run_id}"
+            + (f"; {how}" if how else " on your tracking server")
+        )
     print("\n".join(lines))
 
 
