@@ -9,6 +9,7 @@ an episode's camera are exact over the pixels looked at, and merged ones are exa
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,8 @@ QUANTILE_NAMES = tuple(f"q{round(quantile * 100):02d}" for quantile in QUANTILES
 LARGE_IMAGE = 300
 """Pixels of the longer side from which images are subsampled to about `SMALL_IMAGE`, as LeRobot does."""
 SMALL_IMAGE = 150
+PIXEL_VALUES = np.arange(256) / 255
+"""What the levels of a colour camera stand for in its statistics."""
 
 
 def numeric_stats(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,38 +43,60 @@ def all_numeric_stats(columns: Mapping[str, np.ndarray], features: Mapping[str, 
     return {name: numeric_stats(columns[name]) for name, feature in features.items() if feature.is_numeric}
 
 
-class CameraStats:
-    """Statistics of a camera's uint8 frames, gathered one by one as an exact histogram of every channel."""
+@dataclass(frozen=True)
+class Histogram:
+    """How often each level occurs among a camera's pixels: exact statistics that can be added up over episodes."""
 
-    def __init__(self, channels: int = 3) -> None:
-        self._counts = np.zeros((channels, 256), np.int64)
+    counts: np.ndarray
+    """int64 [channels, levels]"""
+    frames: int
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return Histogram(self.counts + other.counts, self.frames + other.frames)
+
+    def stats(self, values: np.ndarray = PIXEL_VALUES) -> dict[str, np.ndarray]:
+        """Statistics of all pixels, shape (channels, 1, 1), when level i stands for `values[i]`, ascending.
+
+        `count` is the number of frames.
+        """
+        if self.frames == 0:
+            raise DatasetError("statistics need at least one frame", found="0 frames")
+        pixels = self.counts.sum(1, keepdims=True)
+        mean = (self.counts * values).sum(1) / pixels[:, 0]
+        variance = (self.counts * (values - mean[:, None]) ** 2).sum(1) / pixels[:, 0]
+        seen = self.counts > 0
+        stats = {"min": values[seen.argmax(1)], "max": values[len(values) - 1 - seen[:, ::-1].argmax(1)]}
+        stats |= {"mean": mean, "std": np.sqrt(variance)}
+        cumulative = self.counts.cumsum(1)
+        for name, quantile in zip(QUANTILE_NAMES, QUANTILES, strict=True):
+            stats[name] = np.array([_histogram_quantile(counts, quantile, values) for counts in cumulative])
+        return {name: value.reshape(-1, 1, 1) for name, value in stats.items()} | {"count": np.array([self.frames])}
+
+
+class CameraStats:
+    """Statistics of a camera's frames, gathered one by one as a `Histogram`."""
+
+    def __init__(self, channels: int = 3, levels: int = 256) -> None:
+        self._counts = np.zeros((channels, levels), np.int64)
         self._frames = 0
 
     def add(self, frame: np.ndarray) -> None:
-        """Count the pixels of one frame uint8 [height, width, channels]; large ones are subsampled."""
+        """Count the pixels of one frame of levels [height, width, channels]; large ones are subsampled."""
         height, width = frame.shape[:2]
         if max(height, width) >= LARGE_IMAGE:
             step = (width if width > height else height) // SMALL_IMAGE
             frame = frame[::step, ::step]
         for channel, counts in enumerate(self._counts):
-            counts += np.bincount(frame[..., channel].ravel(), minlength=256)
+            counts += np.bincount(frame[..., channel].ravel(), minlength=len(counts))
         self._frames += 1
 
-    def result(self) -> dict[str, np.ndarray]:
-        """The statistics over all pixels in [0, 1], shape (channels, 1, 1); `count` is the number of frames."""
-        if self._frames == 0:
-            raise DatasetError("statistics need at least one frame", found="0 frames")
-        levels = np.arange(256) / 255
-        pixels = self._counts.sum(1, keepdims=True)
-        mean = (self._counts * levels).sum(1) / pixels[:, 0]
-        variance = (self._counts * (levels - mean[:, None]) ** 2).sum(1) / pixels[:, 0]
-        seen = self._counts > 0
-        stats = {"min": levels[seen.argmax(1)], "max": levels[255 - seen[:, ::-1].argmax(1)]}
-        stats |= {"mean": mean, "std": np.sqrt(variance)}
-        cumulative = self._counts.cumsum(1)
-        for name, quantile in zip(QUANTILE_NAMES, QUANTILES, strict=True):
-            stats[name] = np.array([_histogram_quantile(counts, quantile, levels) for counts in cumulative])
-        return {name: value.reshape(-1, 1, 1) for name, value in stats.items()} | {"count": np.array([self._frames])}
+    def histogram(self) -> Histogram:
+        """What was counted so far."""
+        return Histogram(self._counts.copy(), self._frames)
+
+    def result(self, values: np.ndarray = PIXEL_VALUES) -> dict[str, np.ndarray]:
+        """The statistics of the frames so far: see `Histogram.stats`."""
+        return self.histogram().stats(values)
 
 
 def camera_stats(frames: Iterable[np.ndarray], channels: int = 3) -> dict[str, np.ndarray]:
