@@ -4,18 +4,21 @@ What arrives is compared with what was sent, file by file; a receipt says what i
 environment (`HF_TOKEN`) or from `hf auth login`, never from a configuration.
 """
 
+import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from lerobot_ops.artifacts import fsync_tree, write_json
 from lerobot_ops.config import Config
-from lerobot_ops.errors import ArtifactError, PrerequisiteError
+from lerobot_ops.errors import ArtifactError
 from lerobot_ops.hub.cards import card
+from lerobot_ops.hub.connection import DATASET_TAG, hub_errors, patiently
 from lerobot_ops.versioning.digest import digest
 
 if TYPE_CHECKING:
@@ -23,10 +26,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["dataset", "checkpoint", "report"]
 ROOMS: dict[Kind, str] = {"dataset": "datasets", "checkpoint": "models", "report": "reports"}
-DATASET_TAG = "v3.0"
-"""LeRobot looks for a dataset under the tag of its format."""
 LEFT_BEHIND = ("images/*",)
 """Scratch files of a recording."""
+REPLACED: dict[Kind, tuple[str, ...]] = {
+    "dataset": ("meta/*", "data/*", "videos/*"),
+    "checkpoint": ("*",),
+    "report": ("*",),
+}
+"""What is removed from the Hugging Face Hub when it is not in the new version: readers take every file they find."""
 
 
 class HubConfig(Config):
@@ -124,41 +131,52 @@ def _to_folder(config: PublishConfig, files: dict[str, int]) -> str:
 
 
 def _to_huggingface(config: PublishConfig, files: dict[str, int]) -> str:
+    """Upload, compare, then move the tag: whoever reads by the tag has what was before until all has arrived."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api, repo_type = HfApi(), "model" if config.kind == "checkpoint" else "dataset"
-    try:
-        repo = api.create_repo(config.repo_id, repo_type=repo_type, private=config.hub.private, exist_ok=True)
-        text = card(config.kind, config.path, config.repo_id).encode()
-        api.upload_folder(
-            repo_id=config.repo_id, repo_type=repo_type, folder_path=config.path, ignore_patterns=list(LEFT_BEHIND)
+    name: dict[str, Any] = {"repo_id": config.repo_id, "repo_type": repo_type}
+    text = card(config.kind, config.path, config.repo_id).encode()
+    with hub_errors(config.repo_id, f"publish the {config.kind}"):
+        private = config.hub.private
+        repo = patiently(lambda: api.create_repo(**name, private=private, exist_ok=True))
+        patiently(
+            lambda: api.upload_folder(
+                **name,
+                folder_path=config.path,
+                ignore_patterns=[*LEFT_BEHIND],
+                delete_patterns=[*REPLACED[config.kind]],
+            )
         )
-        api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=config.repo_id, repo_type=repo_type)
+        done = patiently(lambda: api.upload_file(**name, path_or_fileobj=text, path_in_repo="README.md"))
+        listed = patiently(lambda: [*api.list_repo_tree(**name, revision=done.oid, recursive=True)])
+        _compare_contents(config, files, listed)
         if config.kind == "dataset":
-            _tag(api, config.repo_id)
-        listed = api.list_repo_tree(config.repo_id, repo_type=repo_type, recursive=True)
-        arrived = {entry.path: entry.size for entry in listed if hasattr(entry, "size")}
-        _compare(files, {name: size for name, size in arrived.items() if name in files}, config.repo_id)
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise PrerequisiteError(
-            f"the Hugging Face Hub refused: {str(error).splitlines()[0]}",
-            field="repo_id",
-            found=config.repo_id,
-            fix="log in with `hf auth login`, or set HF_TOKEN to a token that may write to this repository",
-        ) from error
+            _tag(api, config.repo_id, done.oid)
     return str(repo)
 
 
-def _tag(api: "HfApi", repo_id: str) -> None:
+def _tag(api: "HfApi", repo_id: str, commit: str) -> None:
     """Move the format's tag to what was uploaded; deleted first, because a tag cannot be moved."""
-    tags = {ref.name for ref in api.list_repo_refs(repo_id, repo_type="dataset").tags}
-    if DATASET_TAG in tags:
-        api.delete_tag(repo_id, tag=DATASET_TAG, repo_type="dataset")
-    api.create_tag(repo_id, tag=DATASET_TAG, repo_type="dataset")
+    refs = patiently(lambda: api.list_repo_refs(repo_id, repo_type="dataset"))
+    if DATASET_TAG in {ref.name for ref in refs.tags}:
+        patiently(lambda: api.delete_tag(repo_id, tag=DATASET_TAG, repo_type="dataset"))
+    patiently(lambda: api.create_tag(repo_id, tag=DATASET_TAG, revision=commit, repo_type="dataset", exist_ok=True))
 
 
-def _compare(sent: dict[str, int], arrived: dict[str, int], where: Path | str) -> None:
+def _compare_contents(config: PublishConfig, files: dict[str, int], listed: list[Any]) -> None:
+    """Compare sizes, then contents: the Hub names large files by their SHA-256, the others as git does."""
+    arrived = {entry.path: entry for entry in listed if hasattr(entry, "blob_id")}
+    _compare(files, {name: entry.size for name, entry in arrived.items() if name in files}, config.repo_id)
+    for name, size in files.items():
+        entry = arrived[name]
+        start = hashlib.sha256() if entry.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with open(config.path / name, "rb") as file:
+            sent = hashlib.file_digest(file, start.copy).hexdigest()
+        _compare({name: sent}, {name: entry.lfs.sha256 if entry.lfs else entry.blob_id}, config.repo_id)
+
+
+def _compare(sent: Mapping[str, object], arrived: Mapping[str, object], where: Path | str) -> None:
     differing = sorted(name for name in {*sent, *arrived} if sent.get(name) != arrived.get(name))
     if differing:
         raise ArtifactError(

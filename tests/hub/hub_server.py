@@ -68,6 +68,8 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.failures: list[Failure] = []
+        self.damaged: dict[str, bytes] = {}
+        """Path -> what a commit stores in place of what was sent."""
         self.requests: list[str] = []
         self.bytes_sent = 0
         self.lock = threading.Lock()
@@ -338,6 +340,7 @@ class _Handler(BaseHTTPRequestHandler):
                 files.pop(path)
             elif entry["key"] == "deletedFolder":
                 files = {file: content for file, content in files.items() if not file.startswith(f"{path}/")}
+        files |= {path: content for path, content in self.server.damaged.items() if path in files}
         made = repository.commit(files, revision)
         return _reply({"success": True, "commitOid": made, "commitUrl": f"{self.server.url}/{name}/commit/{made}"})
 
