@@ -5,51 +5,17 @@ same pixels. Everything that can be refused is refused before anything is writte
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
-from lerobot_ops.artifacts import staged
-from lerobot_ops.config import Config
-from lerobot_ops.datasets.edit_assemble import assemble, task_table
 from lerobot_ops.datasets.edit_merge import check_mergeable, merged_info
+from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept, open_source
-from lerobot_ops.datasets.info import DEFAULT_FEATURES, DatasetInfo, load_info
-from lerobot_ops.errors import ArtifactError, DatasetError, did_you_mean
+from lerobot_ops.datasets.edit_write import EditPlan, EditResult, write
+from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
+from lerobot_ops.errors import DatasetError, did_you_mean
 
-
-class EditPlan(Config):
-    """What an edit would write."""
-
-    path: Path
-    """The dataset that would be written."""
-    episodes: int
-    frames: int
-    tasks: list[str]
-    features: list[str]
-    bytes: int = Field(ge=0)
-    """About the size of its data and videos."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} task(s), about"
-            f" {self.bytes / 1e6:.1f} MB; features {', '.join(self.features)}"
-        )
-
-
-class EditResult(Config):
-    """What an edit wrote."""
-
-    path: Path
-    """The new dataset."""
-    episodes: int
-    frames: int
-    tasks: list[str]
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} task(s)"
+__all__ = ["EditPlan", "EditResult", "delete_episodes", "merge", "remove_features", "split"]
 
 
 def delete_episodes(
@@ -71,7 +37,7 @@ def delete_episodes(
             expected="at least one episode that stays",
             fix="leave one out of the list",
         )
-    return _write({target: kept}, opened.info, dry_run)[0]
+    return write({target: Recipe(kept, opened.info)}, dry_run)[0]
 
 
 def split(
@@ -90,10 +56,12 @@ def split(
     lacking = sorted(set(splits) ^ set(targets))
     if lacking:
         raise DatasetError("splits and targets have different names", field=lacking[0], found=", ".join(targets))
-    kept = {targets[name]: [Kept(opened, number) for number in part] for name, part in parts.items()}
-    if len(kept) < len(parts):
+    recipes = {
+        targets[name]: Recipe([Kept(opened, number) for number in part], opened.info) for name, part in parts.items()
+    }
+    if len(recipes) < len(parts):
         raise DatasetError("two splits have the same target", found=", ".join(str(path) for path in targets.values()))
-    return _write(kept, opened.info, dry_run)
+    return write(recipes, dry_run)
 
 
 def merge(
@@ -111,7 +79,7 @@ def merge(
     opened = {source: open_source(source, info.video_keys) for source in dict.fromkeys(sources)}
     check_mergeable(list(opened.values()), info)
     kept = [Kept(opened[source], number) for source in sources for number in range(len(opened[source].rows))]
-    return _write({target: kept}, info, dry_run)[0]
+    return write({target: Recipe(kept, info)}, dry_run)[0]
 
 
 def remove_features(
@@ -146,47 +114,8 @@ def remove_features(
     has_video = any(feature.dtype == "video" for feature in kept_features.values())
     info = info.model_copy(update={"features": kept_features, "video_path": info.video_path if has_video else None})
     opened = open_source(source, info.video_keys)
-    return _write({target: [Kept(opened, number) for number in range(len(opened.rows))]}, info, dry_run)[0]
-
-
-def _write(datasets: Mapping[Path, list[Kept]], info: DatasetInfo, dry_run: bool) -> list[EditResult | EditPlan]:
-    """Write each list of episodes to its target, or say what would be written."""
-    for name, feature in info.features.items():
-        if feature.dtype == "language":
-            raise DatasetError(
-                "language columns cannot be rewritten", field=name, fix="remove this feature first, or keep the dataset"
-            )
-    for target in datasets:
-        if target.exists():
-            raise ArtifactError(
-                "the output exists already", file=target, fix="choose another output, or remove this one"
-            )
-    if dry_run:
-        return [_plan(target, kept, info) for target, kept in datasets.items()]
-    parents = {target.parent for target in datasets}
-    together = parents.pop() if len(datasets) > 1 and len(parents) == 1 else None
-    if together is not None and not together.exists():
-        with staged(together) as folder:
-            for target, kept in datasets.items():
-                assemble(folder / target.name, kept, info)
-    else:
-        with ExitStack() as stack:
-            folders = {target: stack.enter_context(staged(target)) for target in datasets}
-            for target, kept in datasets.items():
-                assemble(folders[target], kept, info)
-    return [_result(target, kept) for target, kept in datasets.items()]
-
-
-def _plan(target: Path, kept: list[Kept], info: DatasetInfo) -> EditPlan:
-    result = _result(target, kept)
-    size = sum(episode.rows.bytes + sum(episode.clip(key).bytes for key in info.video_keys) for episode in kept)
-    features = list(info.features)
-    return EditPlan(**result.model_dump(), features=features, bytes=round(size))
-
-
-def _result(target: Path, kept: list[Kept]) -> EditResult:
-    frames = sum(episode.rows.count for episode in kept)
-    return EditResult(path=target, episodes=len(kept), frames=frames, tasks=task_table(kept))
+    kept = [Kept(opened, number) for number in range(len(opened.rows))]
+    return write({target: Recipe(kept, info)}, dry_run)[0]
 
 
 def _parts(source: Path, splits: Mapping[str, float | list[int]], total: int) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from lerobot_ops.datasets.edit_assemble import extra_columns
+from lerobot_ops.datasets.edit_plan import extra_columns
 from lerobot_ops.datasets.edit_source import Kept, Source
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, INFO_PATH, DatasetInfo, Feature
 from lerobot_ops.errors import DatasetError

@@ -1,5 +1,6 @@
 """A dataset opened for editing: where each episode's frames are, checked before anything is written."""
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.checks_video import examine
 from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info
-from lerobot_ops.datasets.tables import load_episodes, load_tasks, read_parquet
+from lerobot_ops.datasets.tables import episodes_files, load_episodes, load_tasks, read_parquet
 from lerobot_ops.datasets.video import VideoProbe
 from lerobot_ops.errors import DatasetError
 
 _VALIDATE = "run `lerobot-ops validate` on it: it lists everything that is wrong"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rows:
     """An episode's rows in a data file."""
 
@@ -25,13 +27,13 @@ class Rows:
     first: int
     """The number of its first row in the file."""
     count: int
-    tasks: list[int]
-    """The distinct task indices of its frames, in the order of their appearance."""
+    tasks: list[tuple[int, int]]
+    """Runs of frames with one task: the first frame of the run in the episode, and its task index."""
     bytes: float
     """About the size that it has on disk."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """An episode's part of a video file."""
 
@@ -41,7 +43,7 @@ class Clip:
     bytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A dataset to take episodes from."""
 
@@ -49,7 +51,9 @@ class Source:
     info: DatasetInfo
     tasks: list[str]
     episodes: pa.Table
-    """The episodes table, row i being episode i."""
+    """The episodes table without its statistics, row i being episode i."""
+    files: list[tuple[Path, int]]
+    """The files of the episodes table, and the number of the first row of each."""
     rows: list[Rows]
     """Per episode."""
     clips: dict[str, list[Clip]]
@@ -58,21 +62,72 @@ class Source:
 
 @dataclass(frozen=True)
 class Kept:
-    """An episode that the edited dataset keeps."""
+    """An episode, or a range of its frames, that the edited dataset keeps.
+
+    Raises DatasetError when the episode or the range does not exist.
+    """
 
     source: Source
     episode: int
+    first: int = 0
+    """The first frame that is kept."""
+    frames: int | None = None
+    """How many frames from `first`; None: to the end of the episode."""
+
+    def __post_init__(self) -> None:
+        episodes = len(self.source.rows)
+        if not 0 <= self.episode < episodes:
+            raise DatasetError(
+                "the dataset has no such episode",
+                file=self.source.root,
+                field="episode",
+                found=self.episode,
+                expected=f"0 to {episodes - 1}",
+            )
+        length = self.source.rows[self.episode].count
+        if not (0 <= self.first < length and 1 <= self.count <= length - self.first):
+            raise DatasetError(
+                "an episode has no such frames",
+                file=self.source.root,
+                field=f"episode {self.episode}",
+                found=f"{self.count} frames from frame {self.first}",
+                expected=f"at least 1 of its frames 0 to {length - 1}",
+            )
+
+    @property
+    def count(self) -> int:
+        """How many frames are kept."""
+        return self.source.rows[self.episode].count - self.first if self.frames is None else self.frames
+
+    @property
+    def whole(self) -> bool:
+        """Whether every frame of the episode is kept."""
+        return self.count == self.source.rows[self.episode].count
 
     @property
     def rows(self) -> Rows:
-        return self.source.rows[self.episode]
+        """The rows that are kept."""
+        rows = self.source.rows[self.episode]
+        if self.whole:
+            return rows
+        before = max(run for run, (first, _) in enumerate(rows.tasks) if first <= self.first)
+        tasks = [(max(0, first - self.first), task) for first, task in rows.tasks[before:]]
+        tasks = [(first, task) for first, task in tasks if first < self.count]
+        return Rows(rows.file, rows.first + self.first, self.count, tasks, rows.bytes * self.count / rows.count)
 
     @property
     def tasks(self) -> list[str]:
-        return [self.source.tasks[task] for task in self.rows.tasks]
+        """The distinct tasks of the frames that are kept, in the order of their appearance."""
+        return [self.source.tasks[task] for task in dict.fromkeys(task for _, task in self.rows.tasks)]
 
     def clip(self, key: str) -> Clip:
-        return self.source.clips[key][self.episode]
+        """The part of a video that is kept; `key` is the source's name of the camera."""
+        clip = self.source.clips[key][self.episode]
+        if self.whole:
+            return clip
+        share = self.count / self.source.rows[self.episode].count
+        start = (round(clip.from_timestamp * self.source.info.fps) + self.first) / self.source.info.fps
+        return Clip(clip.file, start, clip.video, clip.bytes * share)
 
 
 def open_source(root: Path, cameras: Sequence[str] | None = None) -> Source:
@@ -82,7 +137,7 @@ def open_source(root: Path, cameras: Sequence[str] | None = None) -> Source:
     disagree about where an episode is.
     """
     info = load_info(root)
-    episodes, tasks = load_episodes(root), load_tasks(root)
+    (episodes, files), tasks = _episodes(root), load_tasks(root)
     numbers = _column(root, episodes, "episode_index")
     if not np.array_equal(numbers, np.arange(len(numbers))):
         raise DatasetError(
@@ -102,9 +157,26 @@ def open_source(root: Path, cameras: Sequence[str] | None = None) -> Source:
         info=info,
         tasks=tasks,
         episodes=episodes,
+        files=files,
         rows=_rows(root, info, episodes, len(tasks)),
         clips={key: _clips(root, info, episodes, key) for key in keys},
     )
+
+
+def _episodes(root: Path) -> tuple[pa.Table, list[tuple[Path, int]]]:
+    """The episodes table without its statistics, which may be larger than all the rest, and its files: see `Source`."""
+    parts, files, rows = [], [], 0
+    for path in episodes_files(root):
+        with contextlib.suppress(pa.ArrowException, OSError):  # reading it says what is wrong with it
+            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+            parts.append(read_parquet(path, names))
+            files.append((path, rows))
+            rows += parts[-1].num_rows
+            continue
+        read_parquet(path)
+    if not parts:
+        return load_episodes(root), []  # raises
+    return pa.concat_tables(parts, promote_options="permissive"), files
 
 
 def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list[Rows]:
@@ -140,8 +212,9 @@ def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list
                 expected=f"0 to {tasks - 1}, the rows of {TASKS_PATH}",
                 fix=_VALIDATE,
             )
-        distinct = list(dict.fromkeys(used.tolist()))
-        rows.append(Rows(path, first, int(length), distinct, size * length))
+        begins = [0, *(np.flatnonzero(np.diff(used)) + 1).tolist()]
+        runs = [(begin, int(used[begin])) for begin in begins]
+        rows.append(Rows(path, first, int(length), runs, size * int(length)))
     return rows
 
 

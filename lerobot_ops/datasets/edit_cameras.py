@@ -1,0 +1,161 @@
+"""Statistics of the cameras of edited episodes: kept where they still hold, else from the pixels."""
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from lerobot_ops.datasets.decoder import open_video
+from lerobot_ops.datasets.depth import LEVELS, DepthRange
+from lerobot_ops.datasets.edit_recipe import Recipe
+from lerobot_ops.datasets.edit_source import Clip, Kept, Source
+from lerobot_ops.datasets.histograms import fits, load_histograms
+from lerobot_ops.datasets.info import Feature
+from lerobot_ops.datasets.statistics import PIXEL_VALUES, CameraStats, Histogram
+from lerobot_ops.datasets.tables import STATISTICS, read_parquet
+from lerobot_ops.errors import DatasetError
+
+Found = tuple[dict[str, np.ndarray], Histogram | None]
+"""Statistics of a camera in one episode, and the pixel counts behind them if they are known."""
+
+
+class CameraStatistics:
+    """Gives the statistics of each camera of each episode that a recipe keeps."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._sources: dict[int, _Known] = {}
+
+    def names(self, name: str) -> list[str]:
+        """The statistics that some episode has of the camera `name` of the output."""
+        recipe = self._recipe
+        feature, origin = recipe.info.features[name], recipe.origin(name)
+        keeps = recipe.histograms == "keep" and name not in recipe.computed and name not in recipe.encodings
+        if not keeps or not all(kept.whole for kept in recipe.kept):
+            return list(STATISTICS)
+        found: dict[str, None] = {}
+        for source in {id(kept.source): kept.source for kept in recipe.kept}.values():
+            own = self._known(source).names(origin)
+            if not own and feature.dtype == "image" and feature.is_depth:
+                continue
+            found |= dict.fromkeys(own or STATISTICS)
+        return list(found)
+
+    def of(self, kept: Kept, name: str, table: pa.Table, encoded: Histogram | None = None) -> Found | None:
+        """Of the camera `name` of the output; `table` are the rows as written, `encoded` its new pixel counts.
+
+        None: a depth camera in the table, whose values are no levels.
+        """
+        recipe = self._recipe
+        feature, origin = recipe.info.features[name], recipe.origin(name)
+        values = level_values(feature)
+        if encoded is not None:
+            return encoded.stats(values), encoded
+        if recipe.histograms == "keep" and kept.whole and name not in recipe.computed:
+            known = self._known(kept.source)
+            stats = known.stats(kept.episode, origin)
+            histogram = known.histograms.get(kept.episode, {}).get(origin)
+            if histogram is not None and fits(histogram, values, stats):
+                return histogram.stats(values), histogram
+            if stats:
+                return stats, None
+        if feature.dtype == "image" and feature.is_depth:
+            return None
+        counted = count_video(kept, origin) if feature.dtype == "video" else count_images(table.column(name))
+        return counted.stats(values), counted
+
+    def _known(self, source: Source) -> "_Known":
+        if id(source) not in self._sources:
+            self._sources[id(source)] = _Known(source)
+        return self._sources[id(source)]
+
+
+def level_values(feature: Feature) -> np.ndarray:
+    """What the levels of a camera's pixels stand for in its statistics."""
+    if not feature.is_depth:
+        return PIXEL_VALUES
+    info = feature.info or {}
+    unit = "m" if info.get("depth_unit") == "m" else "mm"
+    return DepthRange.of(info).distances(np.arange(LEVELS), unit).astype(np.float64)
+
+
+def count_video(kept: Kept, key: str) -> Histogram:
+    """The pixels of every frame that is kept of a video; `key` is the source's name of the camera."""
+    depth = kept.source.info.features[key].is_depth
+    stats = CameraStats(1, LEVELS) if depth else CameraStats()
+    for picture in _pictures(kept.clip(key), kept.count, kept.source.info.fps, "gray12le" if depth else "rgb24"):
+        stats.add(picture.reshape(*picture.shape[:2], -1))
+    return stats.histogram()
+
+
+def count_images(column: pa.ChunkedArray) -> Histogram:
+    """The pixels of every image in a column of the data."""
+    stats = CameraStats()
+    for cell in column:
+        with Image.open(io.BytesIO(cell["bytes"].as_py())) as image:
+            stats.add(np.asarray(image.convert("RGB")))
+    return stats.histogram()
+
+
+def _pictures(clip: Clip, count: int, fps: int, pixels: str) -> Iterator[np.ndarray]:
+    """The decoded frames of a clip, one after the other."""
+    first, found = round(clip.from_timestamp * fps), 0
+    with open_video(clip.file) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        base = float(stream.time_base or 0)
+        start = max(0, first - 1) / fps if first else 0
+        container.seek(round(start / base), stream=stream, backward=True)
+        for frame in container.decode(stream):
+            number = round(frame.pts * base * fps)
+            if first + found == number:
+                yield frame.to_ndarray(format=pixels)
+                found += 1
+            if found == count or number > first + found:
+                break
+    if found < count:
+        raise DatasetError(
+            "a video has fewer frames than its episode",
+            file=clip.file,
+            found=f"{found} frames from second {clip.from_timestamp:g}",
+            expected=f"{count} frames",
+        )
+
+
+class _Known:
+    """What a source knows about its cameras."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._open: tuple[Path, int, Mapping[str, pa.ChunkedArray]] | None = None
+
+    @cached_property
+    def histograms(self) -> dict[int, dict[str, Histogram]]:
+        return load_histograms(self._source.root)
+
+    def names(self, camera: str) -> list[str]:
+        """The statistics of a camera that the episodes table has."""
+        prefix = f"stats/{camera}/"
+        names = [name for path, _ in self._source.files for name in pq.read_schema(path).names]
+        return list(dict.fromkeys(name.removeprefix(prefix) for name in names if name.startswith(prefix)))
+
+    def stats(self, episode: int, camera: str) -> dict[str, np.ndarray]:
+        """The statistics of a camera in the episodes table; empty if it has none."""
+        path, first = next(entry for entry in reversed(self._source.files) if entry[1] <= episode)
+        if self._open is None or self._open[0] != path:
+            wanted = tuple(f"stats/{key}/" for key in self._source.info.camera_keys)
+            names = [name for name in pq.read_schema(path).names if name.startswith(wanted)]
+            table = read_parquet(path, names)
+            self._open = path, first, {name: table.column(name) for name in names}
+        found = {}
+        for name, column in self._open[2].items():
+            if name.startswith(f"stats/{camera}/"):
+                value = column[episode - first].as_py()
+                if value is not None:
+                    found[name.rsplit("/", 1)[1]] = np.atleast_1d(np.array(value))
+        return found

@@ -1,0 +1,181 @@
+"""What an edit will write: tasks, numbers, and in which file each episode goes, decided before anything is written."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lerobot_ops.datasets.edit_recipe import Recipe
+from lerobot_ops.datasets.edit_rows import RowReader, source_columns
+from lerobot_ops.datasets.edit_source import Kept
+from lerobot_ops.datasets.info import MEGABYTE, DatasetInfo
+from lerobot_ops.errors import DatasetError
+
+How = Literal["whole", "cut", "written", "encoded"]
+"""A file is taken over whole, cut and joined from packets, written anew (tables), or encoded anew."""
+
+_OWN = {"episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index"}
+_POINTERS = ("data/", "videos/", "stats/", "meta/episodes/")
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A data file or a video of the edited dataset."""
+
+    place: tuple[int, int]
+    """Its chunk and file number."""
+    first: int
+    """The first of its episodes, as numbered in the edited dataset."""
+    count: int
+    """How many episodes are in it."""
+    how: How
+    bytes: float
+    """About its size."""
+    sources: list[Path]
+    """The files that its frames come from."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about an edit that is known before it writes."""
+
+    recipe: Recipe
+    tasks: list[str]
+    row_tasks: list[np.ndarray] | None
+    """Per episode the task index of every row; None: as in the source (see `Kept.rows`)."""
+    data: list[OutputFile]
+    videos: dict[str, list[OutputFile]]
+    """Per camera of the output. Those of one that is encoded anew are as large as before: their sizes are not known."""
+    begins: np.ndarray = field(repr=False)
+    """int64 [episodes + 1]: the number of the first frame of every episode, and of all frames."""
+
+    @property
+    def frames(self) -> int:
+        return int(self.begins[-1])
+
+    @property
+    def bytes(self) -> float:
+        return sum(file.bytes for file in itertools.chain(self.data, *self.videos.values()))
+
+    def tasks_of(self, number: int) -> list[str]:
+        """The distinct tasks of an episode, in the order of their appearance."""
+        if self.row_tasks is None:
+            return self.recipe.kept[number].tasks
+        return [self.tasks[task] for task in dict.fromkeys(self.row_tasks[number].tolist())]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Decide what the edit writes; raises DatasetError when that is not possible."""
+    if not recipe.kept:
+        raise DatasetError("a dataset needs at least one episode", found="0 episodes that are kept")
+    tasks, row_tasks = _tasks(recipe)
+    videos = {}
+    for key in recipe.info.video_keys:
+        videos[key] = _encoded_files(recipe, key) if key in recipe.encodings else _video_files(recipe, key)
+    begins = np.cumsum([0, *(kept.count for kept in recipe.kept)])
+    return Plan(recipe, tasks, row_tasks, _data_files(recipe), videos, begins)
+
+
+def extra_columns(kept: Sequence[Kept]) -> pa.Table:
+    """The columns of the sources' episodes tables that the format does not know, for the episodes that are kept.
+
+    Raises pyarrow.ArrowException when a column has types in two sources that do not fit together.
+    """
+    parts = []
+    for _, group in itertools.groupby(kept, key=lambda episode: id(episode.source)):
+        numbers = list(group)
+        table = numbers[0].source.episodes
+        names = [name for name in table.column_names if name not in _OWN and not name.startswith(_POINTERS)]
+        parts.append(table.select(names).take([episode.episode for episode in numbers]))
+    if not any(part.num_columns for part in parts):
+        return pa.table({})
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _tasks(recipe: Recipe) -> tuple[list[str], list[np.ndarray] | None]:
+    """The task table, in the order of the sources' task tables and then of appearance, and the tasks of all rows."""
+    sources = {id(kept.source): kept.source for kept in recipe.kept}.values()
+    known = dict.fromkeys(task for source in sources for task in source.tasks)
+    if recipe.tasks is None:
+        used = {task for kept in recipe.kept for task in kept.tasks}
+        return [task for task in known if task in used], None
+    numbers: dict[str, int] = {}
+    rows = []
+    reader = RowReader()
+    for kept in recipe.kept:
+        texts = recipe.tasks(kept, reader.read(kept, source_columns(kept, images=False)))
+        if len(texts) != kept.count or not all(isinstance(text, str) and text for text in texts):
+            raise DatasetError(
+                "a task text per frame is needed",
+                field=f"episode {kept.episode}",
+                found=f"{len(texts)} texts",
+                expected=f"{kept.count} sentences",
+            )
+        rows.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32))
+    tasks = sorted(numbers, key=lambda text: (0, list(known).index(text)) if text in known else (1, numbers[text]))
+    renumber = np.empty(len(tasks), np.int32)
+    for new, text in enumerate(tasks):
+        renumber[numbers[text]] = new
+    return tasks, [renumber[row] for row in rows]
+
+
+def _data_files(recipe: Recipe) -> list[OutputFile]:
+    """A new file where the size limit would be reached."""
+    sizes = [kept.rows.bytes for kept in recipe.kept]
+    paths = [kept.rows.file for kept in recipe.kept]
+    counts = group_sizes(sizes, recipe.info.data_files_size_in_mb * MEGABYTE)
+    return _files(recipe.info, counts, sizes, paths, "written")
+
+
+def _video_files(recipe: Recipe, key: str) -> list[OutputFile]:
+    """A new file at the size limit, and where the encoder's settings change."""
+    clips = [kept.clip(recipe.origin(key)) for kept in recipe.kept]
+    sizes, paths = [clip.bytes for clip in clips], [clip.file for clip in clips]
+    counts: list[int] = []
+    for _, group in itertools.groupby(clips, key=lambda clip: clip.video.signature):
+        counts += group_sizes([clip.bytes for clip in group], recipe.info.video_files_size_in_mb * MEGABYTE)
+    return _files(recipe.info, counts, sizes, paths, "cut")
+
+
+def _files(
+    info: DatasetInfo, counts: Sequence[int], sizes: Sequence[float], paths: Sequence[Path], how: How
+) -> list[OutputFile]:
+    files, first = [], 0
+    for place, count in zip(places(info), counts, strict=False):
+        part = slice(first, first + count)
+        files.append(OutputFile(place, first, count, how, sum(sizes[part]), list(dict.fromkeys(paths[part]))))
+        first += count
+    return files
+
+
+def _encoded_files(recipe: Recipe, key: str) -> list[OutputFile]:
+    origin = recipe.origin(key)
+    clips = [kept.clip(origin) if origin in kept.source.clips else None for kept in recipe.kept]
+    paths = dict.fromkeys(clip.file if clip else kept.rows.file for clip, kept in zip(clips, recipe.kept, strict=True))
+    size = sum(clip.bytes if clip else 0 for clip in clips)
+    return [OutputFile((0, 0), 0, len(clips), "encoded", size, list(paths))]
+
+
+def places(info: DatasetInfo) -> Iterator[tuple[int, int]]:
+    """The (chunk, file) numbers in their order."""
+    place = (0, 0)
+    while True:
+        yield place
+        place = info.next_file(*place)
+
+
+def group_sizes(sizes: Iterable[float], limit: float) -> list[int]:
+    """How many items go into each file, a new one beginning where the sum of `sizes` would reach `limit`."""
+    counts: list[int] = []
+    filled = 0.0
+    for size in sizes:
+        if not counts or filled + size >= limit:
+            counts.append(0)
+            filled = 0.0
+        counts[-1] += 1
+        filled += size
+    return counts
