@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.datasets.info import EPISODES_PATH, STATS_PATH, TASKS_PATH, DatasetInfo, Feature
+from lerobot_ops.datasets.language import language_feature, language_type
 from lerobot_ops.errors import DatasetError
 
 Stats = dict[str, dict[str, np.ndarray]]
@@ -44,8 +45,11 @@ def arrow_type(feature: Feature) -> pa.DataType:
 
 def data_schema(features: Mapping[str, Feature]) -> pa.Schema:
     """The schema of the data parquet for `DatasetInfo.columns`; `datasets` restores types from its metadata."""
-    fields = [pa.field(name, arrow_type(feature)) for name, feature in features.items()]
-    described = {name: _huggingface_feature(feature) for name, feature in features.items()}
+    fields, described = [], {}
+    for name, feature in features.items():
+        language = feature.dtype == "language"
+        fields.append(pa.field(name, language_type(name) if language else arrow_type(feature)))
+        described[name] = language_feature(name) if language else _huggingface_feature(feature)
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
 
 
@@ -94,11 +98,18 @@ def write_episodes(root: Path | str, episodes: Sequence[Mapping[str, Any]], info
     """
     chunk = file = 0
     for start in range(0, len(episodes), EPISODES_PER_FILE):
-        rows = [_episode_row(episode, chunk, file) for episode in episodes[start : start + EPISODES_PER_FILE]]
-        schema = _episodes_schema(rows, info)
-        table = pa.Table.from_pylist(rows, schema=schema)
-        _write_groups(Path(root) / EPISODES_PATH.format(chunk_index=chunk, file_index=file), schema, [table])
+        path = Path(root) / EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+        write_episodes_file(path, episodes[start : start + EPISODES_PER_FILE], info, (chunk, file))
         chunk, file = info.next_file(chunk, file)
+
+
+def write_episodes_file(
+    path: Path, episodes: Sequence[Mapping[str, Any]], info: DatasetInfo, place: tuple[int, int]
+) -> None:
+    """Write one file of the episodes table, whose (chunk, file) number is `place`; see `write_episodes`."""
+    rows = [_episode_row(episode, *place) for episode in episodes]
+    schema = _episodes_schema(rows, info)
+    _write_groups(path, schema, [pa.Table.from_pylist(rows, schema=schema)])
 
 
 def episode_stats(row: Mapping[str, Any]) -> Stats:
