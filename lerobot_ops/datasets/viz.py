@@ -76,7 +76,7 @@ def viz(config: VizConfig) -> VizResult:
     view = load_episode(config.root, config.episode)
     cameras = chosen_cameras(view.info, config.cameras)
     if config.mode == "rerun":
-        log_episode(view, cameras, f"{dataset_name(config.root)}/episode_{config.episode}", output)
+        log_episode(view, cameras, f"{dataset_name(config.root)}_episode_{config.episode}", output)
     else:
         assert output is not None
         clips = [make_clip(view, camera) for camera in cameras]

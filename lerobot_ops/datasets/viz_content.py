@@ -49,6 +49,8 @@ class Group(Config):
     plots: list[Plot]
     note: str = ""
     folded: bool = False
+    paired: bool = False
+    """Whether each plot has a line of the state, of the action, or both."""
 
 
 def plot_groups(view: EpisodeView) -> list[Group]:
@@ -59,7 +61,7 @@ def plot_groups(view: EpisodeView) -> list[Group]:
     if STATE in features and ACTION in features:
         paired = _paired(view, features[STATE], features[ACTION])
         if paired:
-            groups.append(_group("State and action", paired))
+            groups.append(_group("State and action", paired, paired=True))
             del features[STATE], features[ACTION]
     first = [name for name in (STATE, ACTION) if name in features]
     others = [name for name in features if name not in first and name not in scalars]
@@ -94,8 +96,8 @@ def _feature_group(view: EpisodeView, name: str) -> Group:
     return _group(name, [_plot(f"{part[0].name} to {part[-1].name}", part) for part in parts])
 
 
-def _group(title: str, plots: list[Plot]) -> Group:
-    return Group(title=title, plots=plots, folded=len(plots) > MOST_PLOTS)
+def _group(title: str, plots: list[Plot], paired: bool = False) -> Group:
+    return Group(title=title, plots=plots, folded=len(plots) > MOST_PLOTS, paired=paired)
 
 
 def _plot(title: str, lines: list[Line]) -> Plot:
@@ -147,7 +149,7 @@ def statistics_tables(view: EpisodeView, cameras: Sequence[str]) -> list[Statist
     """The stored statistics of what the page shows; those of an episode that has none are computed."""
     whole, own = view.statistics()
     tables = []
-    for name in [*cameras, *view.vectors]:
+    for name in [*view.vectors, *cameras]:
         feature = view.info.features[name]
         kind = f"{feature.dtype} {list(feature.shape)}"
         if feature.is_camera:

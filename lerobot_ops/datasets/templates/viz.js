@@ -54,7 +54,8 @@ const clamp = (frame) => Math.min(last, Math.max(0, frame));
 function show(frame) {
   cursor = clamp(frame);
   $("place").value = cursor;
-  $("now").textContent = `${(cursor / fps).toFixed(2)} s · frame ${cursor} of ${frames}`;
+  $("now").textContent = `${(cursor / fps).toFixed(2)} s`;
+  $("frame").textContent = ` frame ${cursor} of ${frames}`;
   for (const plot of plots) if (plot.visible) plot.point();
   mark();
   report();
@@ -118,7 +119,7 @@ function step(count) { if (playing) stop(); seek(cursor + count); }
 // ---- plots
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const LEFT = 2, RIGHT = 2, TOP = 5, BOTTOM = 16;
+const LEFT = 46, RIGHT = 4, TOP = 6, BOTTOM = 16;
 
 function short(value) {
   if (!Number.isFinite(value)) return String(value);
@@ -127,18 +128,20 @@ function short(value) {
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : value.toPrecision(4);
 }
 
+const tidy = (text) => text.replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, ""); // 0.5000 as 0.5
+
 function niceStep(span, count) { // 1, 2 or 5 times a power of ten
   const rough = span / count, power = 10 ** Math.floor(Math.log10(rough)), share = rough / power;
   return power * (share > 5 ? 10 : share > 2 ? 5 : share > 1 ? 2 : 1);
 }
 
 class Plot {
-  constructor(spec, parent) {
-    const several = new Set(spec.lines.map((line) => line.feature)).size > 1;
+  constructor(spec, parent, features) {
+    const several = features.length > 1; // then a line's colour says of which feature it is
     this.visible = false;
     this.name = (spec.title + " " + spec.lines.map((line) => line.feature + " " + line.name).join(" ")).toLowerCase();
     this.lines = spec.lines.map((line, number) => ({ ...line, values: null, text: line.values, shown: true,
-      colour: `--line${several && line.feature === "action" ? 1 : number % 8}` }));
+      colour: `--line${several ? features.indexOf(line.feature) : (number + (line.feature === "action")) % 8}` }));
     this.box = element(parent, "div", "plot");
     const head = element(this.box, "div", "head");
     element(head, "b").textContent = spec.title;
@@ -148,10 +151,10 @@ class Plot {
       line.button.type = "button";
       line.button.setAttribute("aria-pressed", "true");
       line.button.style.setProperty("--colour", `var(${line.colour})`);
-      const label = several ? line.feature.replace(/^observation\./, "") : this.lines.length > 1 ? line.name : "";
+      const label = several ? shortName(line.feature) : this.lines.length > 1 ? line.name : "";
       element(line.button, "span").textContent = label;
       line.output = element(line.button, "output");
-      line.button.addEventListener("click", () => this.toggle(line));
+      line.button.addEventListener("click", () => this.switch(line, !line.shown));
     }
     this.area = element(this.box, "div", "canvas");
     this.canvas = element(this.area, "canvas");
@@ -160,15 +163,15 @@ class Plot {
     this.area.addEventListener("pointermove", (event) => { if (event.buttons) this.pick(event); });
   }
 
+  switch(line, shown) {
+    line.shown = shown;
+    line.button.setAttribute("aria-pressed", String(shown));
+    if (this.visible) this.draw();
+  }
+
   pick(event) {
     const box = this.area.getBoundingClientRect();
     seek((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT) * Math.max(1, last));
-  }
-
-  toggle(line) {
-    line.shown = !line.shown;
-    line.button.setAttribute("aria-pressed", String(line.shown));
-    this.draw();
   }
 
   x(frame) { return LEFT + frame / Math.max(1, last) * (this.width - LEFT - RIGHT); }
@@ -210,15 +213,16 @@ class Plot {
     for (let number = 0; number * pace <= seconds * 1.0001; number++) {
       const at = number * pace, x = Math.round(this.x(at * fps)) + 0.5;
       context.beginPath(); context.moveTo(x, TOP); context.lineTo(x, floor); context.stroke();
-      context.textAlign = number === 0 ? "left" : x > this.width - 24 ? "right" : "center";
+      context.textAlign = x > this.width - 24 ? "right" : "center";
       context.fillText(`${Number(at.toPrecision(6))} s`, x, this.height - 3);
     }
     const gap = niceStep(high - low, 3);
-    context.textAlign = "left";
+    context.textAlign = "right";
+    context.textBaseline = "middle";
     for (let value = Math.ceil(low / gap) * gap; value <= high; value += gap) {
       const at = Math.round(y(value)) + 0.5;
       context.beginPath(); context.moveTo(LEFT, at); context.lineTo(this.width - RIGHT, at); context.stroke();
-      if (at > 14) context.fillText(short(Number(value.toPrecision(8)) || 0), LEFT + 2, at - 3);
+      context.fillText(tidy(short(Math.abs(value) < gap / 1e6 ? 0 : value)), LEFT - 6, at);
     }
   }
 
@@ -261,9 +265,32 @@ function element(parent, tag, name) {
   return parent.appendChild(made);
 }
 
+const shortName = (feature) => feature.replace(/^observation\./, "");
 const groups = [...document.querySelectorAll(".group")];
-const plots = groups.flatMap((group, number) =>
-  content.groups[number].map((spec) => new Plot(spec, group.querySelector(".plots"))));
+const plots = groups.flatMap((group, number) => {
+  const specs = content.groups[number];
+  const features = group.dataset.layers ? group.dataset.layers.split(" ") : [specs[0].lines[0].feature];
+  const made = specs.map((spec) => new Plot(spec, group.querySelector(".plots"), features));
+  if (features.length > 1) layers(group, features, made);
+  return made;
+});
+
+function layers(group, features, made) { // one legend for all plots of a group
+  const legend = element(group.querySelector("summary"), "span", "legend");
+  features.forEach((feature, number) => {
+    const button = element(legend, "button");
+    button.type = "button";
+    button.textContent = shortName(feature);
+    button.setAttribute("aria-pressed", "true");
+    button.style.setProperty("--colour", `var(--line${number})`);
+    button.addEventListener("click", (event) => {
+      event.preventDefault(); // or the group would fold
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(shown));
+      for (const plot of made) for (const line of plot.lines) if (line.feature === feature) plot.switch(line, shown);
+    });
+  });
+}
 const plotOf = new Map(plots.map((plot) => [plot.area, plot]));
 
 // Only what is looked at is drawn, so that hundreds of plots cost nothing until someone scrolls to them.
