@@ -4,6 +4,7 @@ Format: LeRobotDataset v3.0, `DepthEncoderConfig`. A level is the distance's pla
 linear or in the logarithm of the distance plus `shift`, so that near distances get more levels than far ones.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -36,24 +37,29 @@ class DepthRange(Config):
 
     def levels(self, distances: np.ndarray, unit: Unit) -> np.ndarray:
         """uint16 0 to 4095 of `distances` in `unit`, any shape; those outside of the range are at its ends."""
-        metres = np.asarray(distances, np.float64) / _PER_METRE[unit]
-        share = (self._scale(metres) - self._scale(self.depth_min)) / self._span()
+        scale = _PER_METRE[unit]
+        values = np.asarray(distances).astype(np.float32)
+        if self.use_log:
+            # Distances below minus the shift have no logarithm; they are far outside of the range, at its near end.
+            values = np.log(np.maximum(values + self.shift * scale, self.depth_min + self.shift))
+        low, high = (self._scaled(end, scale) for end in (self.depth_min, self.depth_max))
+        share = (values - low) / (high - low)
         return np.clip(np.rint(share * (LEVELS - 1)), 0, LEVELS - 1).astype(np.uint16)
 
     def distances(self, levels: np.ndarray, unit: Unit = "mm") -> np.ndarray:
-        """float32 distances in `unit` that `levels` stand for, within the range."""
-        return self._table(unit)[np.asarray(levels)]
+        """float32 distances in `unit` that `levels` stand for, within the range; millimetres are whole."""
+        return self.table(unit)[np.asarray(levels)]
 
-    def _table(self, unit: Unit) -> np.ndarray:
-        share = np.arange(LEVELS, dtype=np.float32) / (LEVELS - 1)
-        scaled = self._scale(self.depth_min) + share * self._span()
-        metres = np.exp(scaled) - self.shift if self.use_log else scaled
-        return (np.clip(metres, self.depth_min, self.depth_max) * _PER_METRE[unit]).astype(np.float32)
+    def table(self, unit: Unit = "mm") -> np.ndarray:
+        """float32 [4096]: the distance in `unit` of every level, ascending."""
+        low, high = self._scaled(self.depth_min), self._scaled(self.depth_max)
+        # In LeRobot's order and precision, because a last bit more or less can be a whole millimetre after rounding.
+        values = np.arange(LEVELS, dtype=np.float32) * np.float32((high - low) / (LEVELS - 1)) + np.float32(low)
+        if self.use_log:  # the exponential is rounded once, so that it does not depend on the processor
+            values = np.exp(values.astype(np.float64)).astype(np.float32) - np.float32(self.shift)
+        metres = np.clip(values, np.float32(self.depth_min), np.float32(self.depth_max))
+        return metres if unit == "m" else np.rint(metres * np.float32(1000))
 
-    def _span(self) -> Any:
-        return self._scale(self.depth_max) - self._scale(self.depth_min)
-
-    def _scale(self, metres: Any) -> Any:
-        if not self.use_log:
-            return metres
-        return np.log(np.maximum(metres + self.shift, np.finfo(np.float64).tiny))
+    def _scaled(self, metres: float, per_metre: float = 1.0) -> float:
+        """A distance in metres on the scale on which levels are equally far apart."""
+        return math.log((metres + self.shift) * per_metre) if self.use_log else metres * per_metre
