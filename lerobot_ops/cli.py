@@ -3,6 +3,7 @@
 Only the chosen command's modules are imported, so `--help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,9 @@ def main(arguments: Arguments | None = None) -> None:
     except OpsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
@@ -49,7 +53,7 @@ def _collect(arguments: Arguments) -> None:
 def _validate(arguments: Arguments) -> None:
     from lerobot_ops.datasets.operations import CheckConfig, check
 
-    report = check(_parse(CheckConfig, arguments, "validate"))
+    report = check(_parse(CheckConfig, arguments, "validate", "root"))
     print(report.markdown())
     report.raise_if()
 
@@ -57,7 +61,7 @@ def _validate(arguments: Arguments) -> None:
 def _edit(arguments: Arguments) -> None:
     from lerobot_ops.datasets.operations import EditConfig, edit
 
-    for outcome in edit(_parse(EditConfig, arguments, "edit")):
+    for outcome in edit(_parse(EditConfig, arguments, "edit", "root")):
         print(outcome)
 
 
@@ -89,7 +93,7 @@ def _publish(arguments: Arguments) -> None:
 def _info(arguments: Arguments) -> None:
     from lerobot_ops.datasets.operations import InfoConfig, info
 
-    print(info(_parse(InfoConfig, arguments, "info")))
+    print(info(_parse(InfoConfig, arguments, "info", "root")))
 
 
 def _images(arguments: Arguments) -> None:
@@ -123,17 +127,18 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
 }
 
 
-def _parse(model: Any, arguments: Arguments, command: str) -> Any:
-    """The command's configuration, or its help."""
+def _parse(model: Any, arguments: Arguments, command: str, positional: str | None = None) -> Any:
+    """The command's configuration, or its help; `positional` is the field that the first argument is for."""
     from lerobot_ops.flags import describe, parse
 
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"lerobot-ops {command}: {COMMANDS[command][0]}\n")
+        place = f" [{positional.upper()}]" if positional else ""
+        print(f"lerobot-ops {command}{place}: {COMMANDS[command][0]}\n")
         print("  --config_path FILE[:SECTION]\n      a YAML or JSON file or a section of it; flags lie on top")
         for flag, kind, default, sentence in describe(model):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         sys.exit(0)
-    return parse(model, arguments)
+    return parse(model, arguments, positional)
 
 
 def _overview() -> str:

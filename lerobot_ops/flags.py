@@ -24,9 +24,14 @@ from lerobot_ops.errors import ConfigError, did_you_mean
 C = TypeVar("C", bound=BaseModel)
 
 
-def parse(model: type[C], arguments: Sequence[str]) -> C:
-    """The configuration that `arguments` describe; raises ConfigError with every problem in one message."""
+def parse(model: type[C], arguments: Sequence[str], positional: str | None = None) -> C:
+    """The configuration that `arguments` describe; raises ConfigError with every problem in one message.
+
+    A first argument that is no flag is the value of the field `positional`.
+    """
     values: dict[str, Any] = {}
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}={arguments[0]}", *arguments[1:]]
     flags = _split(arguments)
     for name, text in flags:
         if name == "config_path":

@@ -31,6 +31,12 @@ class Run(Config):
     output: Path
 
 
+def test_the_first_argument_may_stand_for_a_field() -> None:
+    assert parse(Run, ["here", "--steps=3"], "output") == Run(steps=3, output=Path("here"))
+    with pytest.raises(ConfigError, match="not a flag"):
+        parse(Run, ["here"])
+
+
 def test_flags_lie_on_top_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("train:\n  steps: 7\n  policy: {type: small, width: 8}\n  output: here\n")
