@@ -5,6 +5,8 @@ leaves behind carries `.partial` in its name and is never mistaken for a result.
 """
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -58,6 +60,91 @@ def _take(lock: int, target: Path) -> None:
         raise ArtifactError(
             "another process is writing this output", file=target, fix="wait for it, or stop it and run again"
         ) from None
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a partial directory beside the directory `target` that takes its place when the block ends.
+
+    On Linux and macOS the two change places in one step, so there is a whole `target` at every instant; where the file
+    system cannot do that there is none between two renames, and `settle` finishes what a crash in between leaves. On
+    an error nothing has changed. Only one process may do this at a time: hold a lock on `target`.
+    """
+    draft, before = _beside(target)
+    settle(target)
+    draft.mkdir()
+    try:
+        with locked(draft):
+            yield draft
+            fsync_tree(draft)
+            if not _exchange(draft, target):
+                os.rename(target, before)
+                os.rename(draft, target)
+            fsync_directory(target.parent)
+    finally:
+        settle(target)
+
+
+def settle(target: Path) -> None:
+    """Finish what an interrupted `replacing` of `target` left beside it; hold a lock on `target` if it exists."""
+    draft, before = _beside(target)
+    if not target.exists() and before.exists():
+        with locked(draft if draft.exists() else before):
+            os.rename(draft if draft.exists() else before, target)
+        fsync_directory(target.parent)
+    for left in (draft, before):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a directory for this process; raises ArtifactError when another one does."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        _take(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` where the file system allows it, else a copy; symbolic links stay so."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents durably."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where the new content of `target` is made, and where the old one waits if the two cannot change places."""
+    return target.with_name(f".{target.name}.partial-next"), target.with_name(f".{target.name}.partial-before")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two directories change places in one step; False where the system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if hasattr(library, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        result = library.renameat2(here, names[0], here, names[1], exchange)
+    elif hasattr(library, "renamex_np"):
+        result = library.renamex_np(*names, 2)  # RENAME_SWAP
+    else:
+        return False
+    if result == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def fsync_tree(root: Path) -> None:

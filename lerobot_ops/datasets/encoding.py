@@ -1,91 +1,184 @@
-"""Encoding camera frames into an mp4, with the codecs and options of LeRobot, the same bytes for the same frames."""
+"""Encoding camera frames into an mp4, with the codecs, options and defaults of LeRobot.
 
+The software encoders give the same bytes for the same frames: they are told to leave out what depends on the number
+of processors or on the weather. See `encoders` for which of them are in this FFmpeg.
+"""
+
+import contextlib
 import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lerobot_ops.config import Config
+from lerobot_ops.datasets.depth import DepthRange
+from lerobot_ops.datasets.encoders import ENCODERS, HARDWARE, check_encoder, first_that_opens
 from lerobot_ops.errors import PrerequisiteError
 
-_ENCODERS = {"libsvtav1": "libsvtav1", "h264": "libx264"}
+Codec = Literal[
+    "libsvtav1",
+    "h264",
+    "hevc",
+    "libaom-av1",
+    "auto",
+    "h264_videotoolbox",
+    "hevc_videotoolbox",
+    "h264_nvenc",
+    "hevc_nvenc",
+    "h264_vaapi",
+    "h264_qsv",
+]
+_SVT_PRESET = 12
+_STEADY = {"pools": "none", "frame-threads": "1", "log-level": "error"}
+"""x265's parameters under which its output is the same on any machine, and its banner stays away."""
 
 
 class VideoEncoding(Config):
     """How a camera's frames are encoded; LeRobot's names and defaults (`RGBEncoderConfig`).
 
-    Only codecs that give the same bytes for the same frames: x265 does not, so HEVC is read and moved but not written.
+    `libsvtav1` gives the same bytes with any number of threads. x264 and x265 do so with a fixed number, which is one
+    unless `encoder_threads` says otherwise; x264 without B-frames, because with them it does not. libaom-av1 is run in
+    the same way. Hardware encoders make no promise (see `deterministic`).
     """
 
-    vcodec: Literal["libsvtav1", "h264"] = "libsvtav1"
+    vcodec: Codec = "libsvtav1"
+    """`auto` is the first hardware encoder that opens on this machine, else libsvtav1; `av1` is libsvtav1, too."""
     pix_fmt: str = "yuv420p"
-    g: int = 2
+    g: int | None = 2
     """Frames from one keyframe to the next: small makes random access fast."""
-    crf: int = 30
+    crf: int | float | None = 30
     """Quality: lower is better and larger."""
     preset: int | str | None = None
-    """Speed of the encoder; unset is 12 for libsvtav1 and x264's own for h264."""
+    """Speed of the encoder; unset is 12 for libsvtav1 and the encoder's own for the others."""
     fast_decode: int = 0
     extra_options: dict[str, Any] = Field(default_factory=dict)
     """More options of the codec; they never override those above."""
 
-    def options(self) -> dict[str, str]:
-        """The codec's options; x264 gets one thread and no B-frames, because with them its output varies."""
-        options: dict[str, Any] = {"g": self.g, "crf": self.crf}
-        preset = 12 if self.preset is None and self.vcodec == "libsvtav1" else self.preset
-        if preset is not None:
-            options["preset"] = preset
-        if self.vcodec == "libsvtav1":
-            options["svtav1-params"] = f"fast-decode={self.fast_decode}"
-        else:
-            options |= {"threads": 1, "bf": 0}
-            if self.fast_decode:
-                options["tune"] = "fastdecode"
-        return {name: str(value) for name, value in {**self.extra_options, **options}.items()}
+    @field_validator("vcodec", mode="before")
+    @classmethod
+    def _alias(cls, value: object) -> object:
+        return "libsvtav1" if value == "av1" else value
+
+    @property
+    def encoder(self) -> str:
+        """FFmpeg's name of the encoder."""
+        return ENCODERS.get(self.vcodec, self.vcodec)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same frames give the same bytes, on this machine and on others with the same FFmpeg."""
+        return self.vcodec not in {*HARDWARE, "auto"}
+
+    def resolved(self) -> Self:
+        """With `auto` replaced by what it stands for on this machine.
+
+        Raises PrerequisiteError when the encoder is not in this FFmpeg.
+        """
+        if self.vcodec != "auto":
+            check_encoder(self.encoder)
+            return self
+        return self.model_copy(update={"vcodec": first_that_opens(HARDWARE) or "libsvtav1"})
+
+    def options(self, threads: int | None = None) -> dict[str, str]:
+        """The encoder's options; `threads` is `encoder_threads`, None leaves the choice to us."""
+        own = {**_OPTIONS[_family(self.vcodec)](self, threads)}
+        options = {"g": self.g, **own}
+        extra = {name: value for name, value in self.extra_options.items() if name not in options}
+        if self.vcodec == "hevc":
+            extra["x265-params"] = _x265_params(self.extra_options.get("x265-params", ""), threads)
+        return {name: str(value) for name, value in {**extra, **options}.items() if value is not None}
 
     def info(self) -> dict[str, Any]:
         """The encoder settings that the feature's `info` block records."""
-        preset = 12 if self.preset is None and self.vcodec == "libsvtav1" else self.preset
         return {
             "video.g": self.g,
             "video.crf": self.crf,
-            "video.preset": preset,
+            "video.preset": self._preset,
             "video.fast_decode": self.fast_decode,
             "video.video_backend": "pyav",
             "video.extra_options": self.extra_options,
             "is_depth_map": False,
         }
 
+    @property
+    def _preset(self) -> int | str | None:
+        return _SVT_PRESET if self.preset is None and self.vcodec == "libsvtav1" else self.preset
+
+
+class DepthEncoding(VideoEncoding):
+    """How a depth camera is encoded: 12-bit levels of grey, lossless; LeRobot's `DepthEncoderConfig`.
+
+    The range is in metres: see `depth.DepthRange`.
+    """
+
+    vcodec: Codec = "hevc"
+    pix_fmt: str = "gray12le"
+    extra_options: dict[str, Any] = Field(default_factory=lambda: {"x265-params": "lossless=1"})
+    depth_min: float = 0.01
+    depth_max: float = 10.0
+    shift: float = 3.5
+    use_log: bool = True
+
+    @property
+    def range(self) -> DepthRange:
+        """What the levels stand for."""
+        return DepthRange(
+            depth_min=self.depth_min, depth_max=self.depth_max, shift=self.shift, use_log=self.use_log
+        )
+
+    def info(self) -> dict[str, Any]:
+        """The encoder settings and the range, as the feature's `info` block records them."""
+        settings = super().info()
+        del settings["is_depth_map"]
+        return {**settings, **self.range.info(), "is_depth_map": True}
+
 
 class VideoWriter:
     """Encodes frames one by one into an mp4 whose frame k is shown at k/fps; the first one is a keyframe."""
 
-    def __init__(self, path: Path, *, fps: int, height: int, width: int, encoding: VideoEncoding) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: int,
+        height: int,
+        width: int,
+        encoding: VideoEncoding,
+        threads: int | None = None,
+    ) -> None:
         os.environ.setdefault("SVT_LOG", "1")  # the encoder's banner would fill stderr; 1 leaves its errors
-        encoder = _ENCODERS[encoding.vcodec]
-        if encoder not in av.codecs_available:
-            raise PrerequisiteError(
-                f"the encoder {encoder} is not in this PyAV",
-                fix="choose vcodec libsvtav1 or h264, or install PyAV's wheel: pip install --force-reinstall av",
-            )
+        encoding = encoding.resolved()
         self.path, self.frames = path, 0
         self._container = av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"})
-        stream = self._container.add_stream(encoder, fps, options=encoding.options())
-        assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
-        stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
+        try:
+            stream = self._container.add_stream(encoding.encoder, fps, options=encoding.options(threads))
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
+            stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
+            stream.codec_context.open()
+        except (av.FFmpegError, ValueError) as error:
+            with contextlib.suppress(av.FFmpegError):
+                self._container.close()
+            raise PrerequisiteError(
+                "the video encoder does not start with these settings",
+                field=encoding.encoder,
+                found=str(error),
+                expected=f"{width}x{height} {encoding.pix_fmt}, {encoding.options(threads)}",
+                fix="choose another vcodec, or mend pix_fmt, preset or extra_options",
+            ) from None
         self._stream = stream
 
     def add(self, frame: np.ndarray) -> None:
-        """Encode one frame, uint8 [height, width, 3]."""
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        """Encode one frame: uint8 [height, width, 3], or 12-bit levels of grey uint16 [height, width]."""
+        layout = "rgb24" if frame.ndim == 3 else "gray12le"
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=layout)
         picture.pts, picture.time_base = self.frames, self._stream.codec_context.time_base
         self._container.mux(self._stream.encode(picture))
         self.frames += 1
@@ -109,3 +202,60 @@ def encode(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: int, enco
     with VideoWriter(path, fps=fps, height=height, width=width, encoding=encoding) as writer:
         for frame in frames:
             writer.add(frame)
+
+
+def _svt(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    parameters = f"fast-decode={max(0, min(2, encoding.fast_decode))}" + ("" if threads is None else f":lp={threads}")
+    return {"crf": encoding.crf, "preset": encoding._preset, "svtav1-params": parameters}
+
+
+def _x264(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    return {**_x265(encoding, threads), "threads": threads or 1, "bf": 0}
+
+
+def _x265(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    tune = "fastdecode" if encoding.fast_decode else None
+    return {"crf": encoding.crf, "preset": encoding.preset, "tune": tune}
+
+
+def _x265_params(asked: str, threads: int | None) -> str:
+    given = dict(part.partition("=")[::2] for part in str(asked).split(":") if part)
+    steady = _STEADY | ({} if threads is None or threads == 1 else {"pools": str(threads)})
+    return ":".join(f"{name}={value}" if value else name for name, value in {**steady, **given}.items())
+
+
+def _aom(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    rows = 1 if threads and threads > 1 else None
+    return {"crf": encoding.crf, "cpu-used": encoding.preset, "threads": threads or 1, "row-mt": rows}
+
+
+def _videotoolbox(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    return {"q:v": None if encoding.crf is None else max(1, min(100, round(100 - 2 * encoding.crf)))}
+
+
+def _nvenc(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    return {"rc": 0, "qp": encoding.crf, "preset": encoding.preset}
+
+
+def _vaapi(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    return {"qp": encoding.crf}
+
+
+def _qsv(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
+    return {"global_quality": encoding.crf, "preset": encoding.preset}
+
+
+_OPTIONS = {
+    "libsvtav1": _svt,
+    "h264": _x264,
+    "hevc": _x265,
+    "libaom-av1": _aom,
+    "videotoolbox": _videotoolbox,
+    "nvenc": _nvenc,
+    "vaapi": _vaapi,
+    "qsv": _qsv,
+}
+
+
+def _family(vcodec: str) -> str:
+    return vcodec.rpartition("_")[2] if vcodec in HARDWARE else vcodec

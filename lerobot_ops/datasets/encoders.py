@@ -1,0 +1,60 @@
+"""The video encoders that this machine has: those in PyAV's FFmpeg, and the hardware ones that really open."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from lerobot_ops.errors import PrerequisiteError
+
+ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+"""LeRobot's codec -> FFmpeg's encoder, where the names differ."""
+HARDWARE = ("h264_videotoolbox", "hevc_videotoolbox", "h264_nvenc", "hevc_nvenc", "h264_vaapi", "h264_qsv")
+"""In the order in which `auto` tries them, which is LeRobot's."""
+_SOFTWARE = ("libsvtav1", "libx264", "libx265", "libaom-av1")
+
+
+def check_encoder(encoder: str) -> None:
+    """Raise PrerequisiteError, saying what there is, when FFmpeg has no such encoder."""
+    if encoder in av.codecs_available:
+        return
+    there = [name for name in (*_SOFTWARE, *HARDWARE) if name in av.codecs_available]
+    raise PrerequisiteError(
+        "the video encoder is not in this FFmpeg",
+        field="vcodec",
+        found=encoder,
+        expected=", ".join(there),
+        fix="choose one of these, or install PyAV's wheel, which has the usual ones: pip install --force-reinstall av",
+    )
+
+
+def first_that_opens(encoders: Sequence[str]) -> str | None:
+    """The first encoder that encodes a frame on this machine: being in FFmpeg is no sign of the hardware."""
+    return next((encoder for encoder in encoders if opens(encoder)), None)
+
+
+@functools.cache
+def opens(encoder: str) -> bool:
+    """Whether a small picture can be encoded with it."""
+    if encoder not in av.codecs_available:
+        return False
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        with contextlib.closing(av.open(io.BytesIO(), "w", format="mp4")) as container:
+            stream = container.add_stream(encoder, 30)
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+            stream.codec_context.open()
+            picture = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        return True
+    except (av.FFmpegError, ValueError):
+        return False
+    finally:
+        av.logging.set_level(level)
