@@ -207,12 +207,28 @@ def column_array(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
     while pa.types.is_nested(array.type):
         array = array.flatten()
     dtype = np.dtype(feature.dtype)
-    values = array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, dtype)
+    values = plain_values(array) if len(array) else np.empty(0, dtype)
     if values.size != int(np.prod(shape)):
         raise DatasetError(
             "a column has another size than its feature", found=f"{values.size} values", expected=f"shape {shape}"
         )
     return values.astype(dtype, copy=False).reshape(shape)
+
+
+def plain_values(array: pa.Array) -> np.ndarray:
+    """A flat array as numpy. Numbers without nulls are taken from the buffer: arrow's own way imports pandas first."""
+    kind = array.type
+    if array.null_count or not len(array):
+        return array.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(kind):
+        bits = np.frombuffer(array.buffers()[1], np.uint8)
+        end = array.offset + len(array)
+        return np.unpackbits(bits, count=end, bitorder="little")[array.offset :].view(np.bool_)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        letter = "f" if pa.types.is_floating(kind) else "i" if pa.types.is_signed_integer(kind) else "u"
+        dtype = np.dtype(f"{letter}{kind.bit_width // 8}")
+        return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+    return array.to_numpy(zero_copy_only=False)
 
 
 def _write_groups(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
