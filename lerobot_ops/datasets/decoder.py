@@ -19,12 +19,15 @@ _inherited_decoders: list[Any] = []
 _OPEN_DECODERS = 16
 
 
-def open_video(path: Path) -> Any:
-    """An open PyAV container with a video stream; raises DatasetError that names the file."""
+def open_video(path: Path, file: Any = None) -> Any:
+    """An open PyAV container with a video stream; raises DatasetError that names the file.
+
+    `file`: where its bytes come from when it is not on disk, an open binary file.
+    """
     try:
-        container = av.open(str(path))
+        container = av.open(str(path) if file is None else file, "r")
     except (av.FFmpegError, OSError) as error:
-        missing = not Path(path).exists()
+        missing = file is None and not Path(path).exists()
         raise DatasetError(
             "a video of the dataset is missing" if missing else "a video of the dataset cannot be read",
             file=path,
@@ -60,8 +63,8 @@ def decoder_of(path: Path) -> "Decoder":
 class Decoder:
     """One open video file and the frame that was decoded last."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._container = path, open_video(path)
+    def __init__(self, path: Path, file: Any = None) -> None:
+        self._path, self._container = path, open_video(path, file)
         self._stream: VideoStream = self._container.streams.video[0]
         self._stream.codec_context.thread_count = 1  # threads cost more than they gain in random access
         self._base = float(self._stream.time_base or 0)
