@@ -91,7 +91,7 @@ def _publish(arguments: Arguments) -> None:
 
 
 def _info(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.operations import InfoConfig, info
+    from lerobot_ops.datasets.describe import InfoConfig, info
 
     print(info(_parse(InfoConfig, arguments, "info", "root")))
 

@@ -136,7 +136,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, Field
     for name, field in model.model_fields.items():
         nested = list(_models(field.annotation))
         if not nested:
-            yield prefix, name, field
+            yield prefix, field.alias or name, field
         for member in nested:
             yield from _walk(member, f"{prefix}{name}.")
 

@@ -9,10 +9,8 @@ from pydantic import Field
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.config import Config
 from lerobot_ops.datasets import edit as editing
-from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
 from lerobot_ops.errors import ConfigError
-from lerobot_ops.versioning.digest import digest
 
 
 class DeleteEpisodes(Config):
@@ -105,21 +103,3 @@ def check(config: CheckConfig) -> ValidationReport:
     if config.json_path:
         write_json(config.json_path, report.model_dump(mode="json"))
     return report
-
-
-class InfoConfig(Config):
-    """What to describe."""
-
-    root: Path
-    """A dataset's directory."""
-
-
-def info(config: InfoConfig) -> str:
-    """A dataset's size, features and version in a few lines."""
-    about = load_info(config.root)
-    features = "\n".join(
-        f"  {name:<32}{feature.dtype} {list(feature.shape)}" for name, feature in about.features.items()
-    )
-    head = f"{config.root}: LeRobotDataset {about.codebase_version}, version {digest(config.root)}"
-    size = f"{about.total_episodes} episodes, {about.total_frames} frames at {about.fps} fps"
-    return f"{head}\n{size}, {about.total_tasks} task(s)\n{features}"

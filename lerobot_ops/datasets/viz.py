@@ -13,6 +13,7 @@ from pydantic import Field
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.checks import Finding
+from lerobot_ops.datasets.remote import local_root, repository_at
 from lerobot_ops.datasets.viz_clips import Clip, make_clip
 from lerobot_ops.datasets.viz_content import (
     DATASET_COLUMNS,
@@ -31,7 +32,7 @@ class VizConfig(Config):
     """What to look at, and how."""
 
     root: Path
-    """The dataset."""
+    """The dataset: a directory, or OWNER/NAME on the Hub, of which only this episode's files are fetched."""
     episode: int = Field(default=0, ge=0)
     output: Path | None = None
     """The file to write; NAME_episode_N.html in the working directory. With `rerun`: an .rrd instead of the viewer."""
@@ -40,7 +41,7 @@ class VizConfig(Config):
     cameras: list[str] | None = None
     """The cameras to show; all without it."""
     findings: bool = True
-    """Show what validation finds about the episode; it reads the tables of the whole dataset."""
+    """Show what validation finds about the episode, of a dataset that is here; it reads the tables of all episodes."""
     max_mb: float = Field(default=200, gt=0)
     """The largest page to write, in MiB."""
     overwrite: bool = False
@@ -73,7 +74,8 @@ def viz(config: VizConfig) -> VizResult:
         output = Path(page_name(dataset_name(config.root), config.episode))
     if output is not None and output.exists() and not config.overwrite:
         raise ArtifactError("the output exists already", file=output, fix="add --overwrite, or choose another --output")
-    view = load_episode(config.root, config.episode)
+    root = local_root(config.root, episodes=[config.episode], cameras=config.cameras)
+    view = load_episode(root, config.episode)
     cameras = chosen_cameras(view.info, config.cameras)
     if config.mode == "rerun":
         log_episode(view, cameras, f"{dataset_name(config.root)}_episode_{config.episode}", output)
@@ -86,9 +88,10 @@ def viz(config: VizConfig) -> VizResult:
     return VizResult(path=output, episode=config.episode, frames=view.frames, cameras=cameras, bytes=size)
 
 
-def dataset_name(root: Path) -> str:
-    """The name of a dataset's directory."""
-    return root.resolve().name
+def dataset_name(place: Path) -> str:
+    """The name of a dataset's directory, or of its repository."""
+    repository = repository_at(place)
+    return repository.name.split("/")[-1] if repository else place.resolve().name
 
 
 def page_name(name: str, episode: int) -> str:
@@ -104,7 +107,7 @@ def page(view: EpisodeView, clips: list[Clip], config: VizConfig, folder: Path) 
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     name = dataset_name(config.root)
     groups = plot_groups(view)
-    own, others = _findings(config) if config.findings else (None, 0)
+    own, others = _findings(config) if config.findings and config.root.is_dir() else (None, 0)
     return environment.get_template("viz.html").render(
         name=name,
         number=view.number,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.depth import DepthRange
@@ -88,7 +87,7 @@ class EpisodeView:
         return VideoPart(path, float(self.row[f"videos/{camera}/from_timestamp"]))
 
     def statistics(self) -> tuple[Stats, Stats]:
-        """(Of the whole dataset, of this episode) as they are stored; numbers of an episode without any are computed."""
+        """(Of the whole dataset, of this episode) as stored; those of an episode's numbers are computed if need be."""
         own = episode_stats(self.row)
         missing = [name for name in self.info.numeric if name not in own]
         return load_stats(self.root), own | {name: numeric_stats(self.column(name)) for name in missing}
@@ -146,13 +145,18 @@ def chosen_cameras(info: DatasetInfo, names: Sequence[str] | None) -> list[str]:
     return [name for name in info.camera_keys if names is None or name in names]
 
 
+def integers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of integers without nulls; unlike arrow's own `to_numpy` it does not import pandas."""
+    return np.from_dlpack(column.combine_chunks())
+
+
 def dimension_names(feature: Feature) -> list[str]:
     """A name for every number of a feature, in their order; without names their positions."""
     count = int(np.prod(feature.shape))
     names: Any = feature.names
     if isinstance(names, dict):  # {"motors": [...]}, or {"x": 0, "y": 1}
-        parts = list(names.values())
-        names = [one for part in parts for one in part] if all(isinstance(part, list) for part in parts) else list(names)
+        lists = [value for value in names.values() if isinstance(value, list)]
+        names = [one for part in lists for one in part] if lists else list(names)
     if not isinstance(names, list) or len(names) != count or len(feature.shape) > 1:
         return [",".join(map(str, place)) for place in np.ndindex(*feature.shape)]
     texts = [str(name) for name in names]
@@ -220,10 +224,20 @@ def _episode_row(root: Path, number: int) -> dict[str, Any]:
 
 
 def _read_rows(path: Path, name: str, begin: int, end: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a parquet file whose column `name` is in [begin, end); only the row groups that may hold them."""
-    where = (pa.dataset.field(name) >= begin) & (pa.dataset.field(name) < end)
+    """The rows of a parquet file from the first to the last whose column `name` is in [begin, end).
+
+    Only the row groups that may hold such rows are read.
+    """
     try:
-        return pq.read_table(path, columns=columns, filters=where, memory_map=True, partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            wanted = file.schema_arrow.names if columns is None else list(dict.fromkeys([*columns, name]))
+            missing = [column for column in wanted if column not in file.schema_arrow.names]
+            if missing:
+                found = ", ".join(file.schema_arrow.names)
+                raise DatasetError("a table lacks a column", file=path, field=missing[0], found=found)
+            groups = [group for group in range(file.num_row_groups) if _may_hold(file, group, name, begin, end)]
+            table = file.read_row_groups(groups, wanted) if groups else file.schema_arrow.empty_table().select(wanted)
+            values = integers(table.column(name))
     except FileNotFoundError:
         raise DatasetError("a file of the dataset is missing", file=path) from None
     except (pa.ArrowException, OSError) as error:
@@ -231,9 +245,21 @@ def _read_rows(path: Path, name: str, begin: int, end: int, columns: Sequence[st
             "a file of the dataset cannot be read",
             file=path,
             found=str(error).splitlines()[0],
-            expected="a parquet file with the columns that meta/info.json declares",
+            expected="a parquet file",
             fix="validate the dataset",
         ) from None
+    rows = np.flatnonzero((values >= begin) & (values < end))
+    return table.slice(rows[0], rows[-1] - rows[0] + 1) if len(rows) else table.slice(0, 0)
+
+
+def _may_hold(file: pq.ParquetFile, group: int, name: str, begin: int, end: int) -> bool:
+    """What a row group's own statistics say; without any it may."""
+    about = file.metadata.row_group(group)
+    columns = (about.column(place) for place in range(about.num_columns))
+    statistics = next((column.statistics for column in columns if column.path_in_schema == name), None)
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min < end and statistics.max >= begin)
 
 
 def _image(view: EpisodeView, camera: str, content: pa.Scalar) -> np.ndarray:
