@@ -19,7 +19,7 @@ import pytest
 import torch
 from recordings import LEROBOT, change_table, record
 
-from lerobot_ops.datasets.images import depth_from_levels
+from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.video import decode_times
@@ -234,6 +234,6 @@ def test_depth_comes_back_in_millimetres(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     decoded = decode_times(path, np.array([0.0]), pixels="gray12le")
     assert np.array_equal(decoded, levels)
-    found = depth_from_levels(decoded, {"video.depth_min": low, "video.depth_max": high, "video.shift": shift})
+    found = DepthRange(depth_min=low, depth_max=high, shift=shift).distances(decoded)
     assert found.dtype == np.float32
     assert np.abs(found - metres * 1000).max() < 4.5

@@ -1,0 +1,129 @@
+"""The frames of a view's cameras, decoded: from videos, or from images in the data files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lerobot_ops.datasets.columns import DataRows
+from lerobot_ops.datasets.decoder import decoder_of
+from lerobot_ops.datasets.depth import DepthRange, Unit
+from lerobot_ops.datasets.images import ImageColumn
+from lerobot_ops.datasets.info import Feature
+from lerobot_ops.datasets.view import View
+from lerobot_ops.errors import DatasetError
+
+_WHITE = np.float32(255)
+_MILLIMETRES = np.float32(1000)
+
+
+class Camera(Protocol):
+    """Whatever frames come from."""
+
+    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+        """The frames at `rows` int[n] of the view, in any order: uint8 [n, channels, height, width].
+
+        `scaled` ones are float32 in [0, 1]; depth is float32 distances, and is never scaled.
+        """
+        ...
+
+
+class VideoCamera:
+    """A camera whose frames are in mp4 files."""
+
+    def __init__(self, view: View, name: str, feature: Feature, tolerance_s: float, unit: Unit) -> None:
+        self._view, self._name, self._feature, self._tolerance_s = view, name, feature, tolerance_s
+        self._distances = DepthRange.of(feature.info or {}).table(unit) if feature.is_depth else None
+        chosen = view.episodes
+        chunk, file, self._starts = (
+            view.table[f"videos/{name}/{field}"][chosen] for field in ("chunk_index", "file_index", "from_timestamp")
+        )
+        self._files, self._file = np.unique(np.stack([chunk, file], axis=1), axis=0, return_inverse=True)
+        self._file = self._file.reshape(-1)
+
+    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+        return self._read(rows, self._distances, scaled=scaled)
+
+    def read_levels(self, rows: np.ndarray) -> np.ndarray:
+        """A depth camera's frames as they are stored: uint16 [n, 1, height, width]."""
+        return self._read(rows, None, scaled=False)
+
+    def _read(self, rows: np.ndarray, distances: np.ndarray | None, *, scaled: bool) -> np.ndarray:
+        frames: np.ndarray | None = None
+        for path, here, times in self._parts(rows):
+            decoder = decoder_of(path)
+            wanted, first, again = np.unique(times, return_index=True, return_inverse=True)
+            for place, shown in zip(here[first], decoder.at(wanted.tolist(), self._tolerance_s), strict=True):
+                pixels = decoder.pixels(shown, "gray12le" if self._feature.is_depth else "rgb24")
+                picture = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+                if distances is not None:
+                    picture = distances[picture]
+                if frames is None:
+                    dtype = np.dtype(np.float32) if scaled and distances is None else picture.dtype
+                    frames = np.empty((len(rows), *picture.shape), dtype)
+                put(picture, frames[place], path)
+            if frames is not None and len(first) < len(here):
+                frames[here] = frames[here[first][again.reshape(-1)]]
+        return none_of(self._feature) if frames is None else frames
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+        """Every video file that `rows` lie in, the places of these rows, and their times in the file."""
+        episode, offset = self._view.locate(rows)
+        times = self._starts[episode] + offset / self._view.info.fps
+        files = self._file[episode]
+        for number in np.unique(files):
+            here = np.flatnonzero(files == number)
+            chunk, file = self._files[number]
+            yield self._view.root / self._view.info.video_file(self._name, int(chunk), int(file)), here, times[here]
+
+
+class ImageCamera:
+    """A camera whose frames are encoded images in the data files."""
+
+    def __init__(self, data: DataRows, name: str, feature: Feature, unit: Unit) -> None:
+        self._data, self._name, self._feature, self._unit = data, name, feature, unit
+        self._column: ImageColumn | None = None
+
+    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+        if self._column is None:
+            self._column = ImageColumn(self._data.places.files, self._name)
+        frames: np.ndarray | None = None
+        for place, (file, row) in enumerate(zip(*self._data.locate(rows), strict=True)):
+            picture = self._column.frame(int(file), int(row))
+            if frames is None:
+                dtype = np.dtype(np.float32) if scaled else picture.dtype
+                frames = np.empty((len(rows), *picture.shape), dtype)
+            put(picture, frames[place], self._data.places.files[file])
+        frames = none_of(self._feature) if frames is None else frames
+        return in_unit(frames, self._feature, self._unit) if self._feature.is_depth else frames
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process unpacks the images for itself."""
+        return self.__dict__ | {"_column": None}
+
+
+def none_of(feature: Feature) -> np.ndarray:
+    """No frames of a camera."""
+    height, width, channels = feature.size
+    return np.empty((0, channels, height, width), np.float32 if feature.is_depth else np.uint8)
+
+
+def put(picture: np.ndarray, target: np.ndarray, file: Path) -> None:
+    """Copy a frame into its place, and scale it when the place is float32 and the frame is bytes."""
+    if picture.shape != target.shape:
+        raise DatasetError(
+            "a camera's frames have different sizes", file=file, found=picture.shape, expected=target.shape
+        )
+    if picture.dtype == np.uint8 and target.dtype == np.float32:
+        np.divide(picture, _WHITE, out=target)
+    else:
+        target[...] = picture
+
+
+def in_unit(distances: np.ndarray, feature: Feature, unit: Unit) -> np.ndarray:
+    """Distances of a depth feature, or their statistics, in `unit`; unchanged when nobody recorded their unit."""
+    stored = (feature.info or {}).get("depth_unit")
+    if stored not in ("m", "mm") or stored == unit:
+        return distances
+    return distances * _MILLIMETRES if stored == "m" else distances / _MILLIMETRES
