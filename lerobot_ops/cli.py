@@ -65,6 +65,18 @@ def _edit(arguments: Arguments) -> None:
         print(outcome)
 
 
+def _convert(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.convert import ConvertConfig, convert
+
+    print(convert(_parse(ConvertConfig, arguments, "convert", "root")))
+
+
+def _viz(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.viz import VizConfig, viz
+
+    print(viz(_parse(VizConfig, arguments, "viz", "root")))
+
+
 def _train(arguments: Arguments) -> None:
     from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
 
@@ -118,7 +130,9 @@ def _images(arguments: Arguments) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "collect": ("record a scripted expert in simulation as a LeRobotDataset", _collect),
     "validate": ("check a dataset's format and quality", _validate),
-    "edit": ("delete, split, merge episodes or remove features, into a new dataset", _edit),
+    "edit": ("change episodes, features, tasks, videos or statistics, into a new dataset", _edit),
+    "convert": ("bring a dataset of format v2.0 or v2.1 to v3.0, into a new directory", _convert),
+    "viz": ("show an episode as one HTML page, or in Rerun", _viz),
     "train": ("train a policy on a dataset", _train),
     "eval": ("measure a policy's success rate on a benchmark, in a sandbox", _eval),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
