@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lerobot_ops.datasets.decoder import open_video
-from lerobot_ops.datasets.depth import LEVELS, DepthRange
+from lerobot_ops.datasets.depth import LEVELS, DepthRange, Unit
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Clip, Kept, Source
 from lerobot_ops.datasets.histograms import fits, load_histograms
@@ -80,7 +80,7 @@ def level_values(feature: Feature) -> np.ndarray:
     if not feature.is_depth:
         return PIXEL_VALUES
     info = feature.info or {}
-    unit = "m" if info.get("depth_unit") == "m" else "mm"
+    unit: Unit = "m" if info.get("depth_unit") == "m" else "mm"
     return DepthRange.of(info).distances(np.arange(LEVELS), unit).astype(np.float64)
 
 

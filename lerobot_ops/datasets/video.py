@@ -5,6 +5,8 @@ Encoded packets are never re-encoded: an episode is cut out and joined as the by
 """
 
 import contextlib
+import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from lerobot_ops.datasets.decoder import decoder_of, open_video
+from lerobot_ops.datasets.mp4 import Run, Samples, read_samples, write_samples
 from lerobot_ops.errors import DatasetError
 
 _FASTSTART = {"movflags": "faststart", "fflags": "+bitexact"}
@@ -66,30 +69,74 @@ class Piece:
 
 def probe(path: Path) -> VideoProbe:
     """Read what a video file holds without decoding it; raises DatasetError when it cannot be read."""
+    samples = read_samples(path)
+    if samples is None:
+        return _probe_packets(path)
+    order = np.argsort(samples.shown, kind="stable")
+    return VideoProbe(
+        frames=len(order),
+        fps=len(order) * samples.timescale / samples.ticks,
+        seconds=samples.ticks / samples.timescale,
+        keyframes=np.flatnonzero(samples.keys[order]),
+        times=samples.shown[order] / samples.timescale,
+        **_encoding_of(path, samples.entry),
+    )
+
+
+def _probe_packets(path: Path) -> VideoProbe:
+    """What `probe` says of any file that FFmpeg reads, from all its packets."""
     with open_video(path) as container:
         stream = container.streams.video[0]
         packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None]
         if not packets:
             raise DatasetError("a video has no frames", file=path)
-        base, rate, context = stream.time_base, stream.average_rate, stream.codec_context
+        base, rate = stream.time_base, stream.average_rate
         assert base is not None
         assert rate is not None
         shown = sorted(packets)
         times = np.array([pts for pts, _ in shown], np.float64) * float(base)
-        pixels = context.format
         return VideoProbe(
             frames=len(shown),
             fps=float(rate),
-            codec=context.codec.canonical_name,
-            pix_fmt=str(context.pix_fmt),
-            width=context.width,
-            height=context.height,
-            channels=len(pixels.components) if pixels else 3,
             seconds=float((stream.duration or 0) * base),
             keyframes=np.array([number for number, (_, key) in enumerate(shown) if key], np.int64),
             times=times,
-            signature=_signature(stream),
+            **_described(stream),
         )
+
+
+_known_encodings: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+_KNOWN_ENCODINGS = 64
+
+
+def _encoding_of(path: Path, entry: bytes) -> dict[str, Any]:
+    """`_described` of a file; files with the same sample entry are encoded in the same way."""
+    if entry not in _known_encodings:
+        with open_video(path) as container:
+            _known_encodings[entry] = _described(container.streams.video[0])
+        while len(_known_encodings) > _KNOWN_ENCODINGS:
+            _known_encodings.popitem(last=False)
+    return _known_encodings[entry]
+
+
+def _described(stream: VideoStream) -> dict[str, Any]:
+    """The fields of `VideoProbe` about the encoding."""
+    context = stream.codec_context
+    pixels = context.format
+    return {
+        "codec": context.codec.canonical_name,
+        "pix_fmt": str(context.pix_fmt),
+        "width": context.width,
+        "height": context.height,
+        "channels": len(pixels.components) if pixels else 3,
+        "signature": _signature(stream),
+    }
+
+
+def signature_of(path: Path) -> tuple[Any, ...]:
+    """The signature alone (see `VideoProbe.signature`), from the head of the file."""
+    with open_video(path) as container:
+        return _signature(container.streams.video[0])
 
 
 def cut_and_join(pieces: Sequence[Piece], target: Path, fps: int) -> list[float]:
@@ -100,6 +147,77 @@ def cut_and_join(pieces: Sequence[Piece], target: Path, fps: int) -> list[float]
     lacks frames, or was encoded otherwise than the first (compare `probe(file).signature`; put it into its own file).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    starts = _join_samples(pieces, target, fps)
+    return _join_packets(pieces, target, fps) if starts is None else starts
+
+
+def _join_samples(pieces: Sequence[Piece], target: Path, fps: int) -> list[float] | None:
+    """`cut_and_join` by ranges of bytes; None when a file is not plain enough for it."""
+    files: dict[Path, Samples | None] = {}
+    first: Samples | None = None
+    runs: list[Run] = []
+    starts: list[float] = []
+    written = 0
+    for piece in pieces:
+        if piece.file not in files:
+            files = {piece.file: read_samples(piece.file)}
+        samples = files[piece.file]
+        run = None if samples is None else _run_of(samples, piece, fps)
+        if samples is None or run is None:
+            return None
+        first = first or samples
+        if (samples.entry, samples.matrix) != (first.entry, first.matrix):
+            return None
+        before, taken = run
+        runs.append(taken)
+        starts.append((written + before) / fps)
+        written += len(taken.sizes)
+    return starts if first is not None and write_samples(target, first, runs, fps) else None
+
+
+def _run_of(samples: Samples, piece: Piece, fps: int) -> tuple[int, Run] | None:
+    """A piece's frames from its keyframe on, and how many of them are before it; None when some are missing."""
+    numbers = np.rint(samples.shown * (fps / samples.timescale)).astype(np.int64)
+    first = round(piece.from_timestamp * fps)
+    start = _start_of(samples, numbers, piece, first)
+    if start is None:
+        return None
+    key, width = int(numbers[start]), 64 + piece.frames + first - int(numbers[start])
+    while True:
+        window = np.arange(start, min(start + width, len(numbers)))
+        window = window[numbers[window] >= key]  # others are shown before the keyframe although stored after it
+        reached = np.maximum.accumulate(numbers[window]) - key
+        wanted = np.cumsum((numbers[window] >= first) & (numbers[window] < first + piece.frames))
+        whole = np.flatnonzero((wanted == piece.frames) & (reached == np.arange(len(window))))
+        if len(whole):
+            taken = window[: whole[0] + 1]
+            break
+        if start + width >= len(numbers):
+            return None
+        width *= 2
+    shown = numbers[taken] - key
+    if len(np.unique(shown)) < len(shown):
+        return None
+    return first - key, Run(piece.file, samples.offsets[taken], samples.sizes[taken], samples.keys[taken], shown)
+
+
+def _start_of(samples: Samples, numbers: np.ndarray, piece: Piece, first: int) -> int | None:
+    """The place of the last keyframe up to the frame `first` from which decoding can begin."""
+    starts = np.flatnonzero(samples.keys & (numbers <= first))
+    codec = {b"avc1": "h264", b"hvc1": "hevc", b"hev1": "hevc"}.get(samples.entry[4:8])
+    if codec is None:
+        return int(starts[-1]) if len(starts) else None
+    header = samples.box(b"avcC" if codec == "h264" else b"hvcC")
+    with open(piece.file, "rb") as file:
+        for start in starts[::-1].tolist():
+            content = os.pread(file.fileno(), int(samples.sizes[start]), int(samples.offsets[start]))
+            if _begins_anew(content, codec, header):
+                return int(start)
+    return None
+
+
+def _join_packets(pieces: Sequence[Piece], target: Path, fps: int) -> list[float]:
+    """`cut_and_join` of any files that FFmpeg reads."""
     with contextlib.ExitStack() as stack, av.open(str(target), "w", format="mp4", options=_FASTSTART) as output:
         joint: _Joint | None = None
         file, source = None, None
@@ -209,7 +327,7 @@ def _run_from(source: Any, stream: VideoStream, start: int, first: int, frames: 
         if not packet.size or packet.pts is None or packet.dts is None:
             break
         number = round(packet.pts * base * fps)
-        if packet.is_keyframe and number <= first and _begins_anew(packet, stream):
+        if packet.is_keyframe and number <= first and _is_clean(packet, stream):
             run, highest, wanted = [], number, 0  # decoding can begin here: what was before it is not needed
         elif not run or number < run[0].number:
             continue  # shown before the keyframe although stored after it: no part of this piece
@@ -221,19 +339,25 @@ def _run_from(source: Any, stream: VideoStream, start: int, first: int, frames: 
     return run
 
 
+def _is_clean(packet: av.Packet, stream: VideoStream) -> bool:
+    context = stream.codec_context
+    return _begins_anew(bytes(packet), context.codec.canonical_name, bytes(context.extradata or b""))
+
+
 _CLEAN_STARTS = {"h264": (0x1F, 0, {5}), "hevc": (0x3F, 1, {16, 17, 18, 19, 20})}
 """By codec: mask and shift of a unit's type in its first byte, and the types at which decoding starts afresh."""
 
 
-def _begins_anew(packet: av.Packet, stream: VideoStream) -> bool:
-    """Whether a keyframe can follow any other frame. Those of an open group still count from the frames before them."""
-    codec = stream.codec_context.codec.canonical_name
+def _begins_anew(content: bytes, codec: str, header: bytes) -> bool:
+    """Whether a keyframe can follow any other frame. Those of an open group still count from the frames before them.
+
+    `header` is the codec's, as in the sample entry.
+    """
     if codec not in _CLEAN_STARTS:
         return True
     mask, shift, clean = _CLEAN_STARTS[codec]
-    header = bytes(stream.codec_context.extradata or b"")
     width = (header[4 if codec == "h264" else 21] & 3) + 1  # of the length in front of every unit
-    content, at = bytes(packet), 0
+    at = 0
     while at + width < len(content):
         if (content[at + width] >> shift) & mask in clean:
             return True
