@@ -74,7 +74,7 @@ def replacing(target: Path) -> Iterator[Path]:
     settle(target)
     draft.mkdir()
     try:
-        with locked(draft):
+        with held(draft):
             yield draft
             fsync_tree(draft)
             if not _exchange(draft, target):
@@ -89,7 +89,7 @@ def settle(target: Path) -> None:
     """Finish what an interrupted `replacing` of `target` left beside it; hold a lock on `target` if it exists."""
     draft, before = _beside(target)
     if not target.exists() and before.exists():
-        with locked(draft if draft.exists() else before):
+        with held(draft if draft.exists() else before):
             os.rename(draft if draft.exists() else before, target)
         fsync_directory(target.parent)
     for left in (draft, before):
@@ -97,11 +97,13 @@ def settle(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Hold a directory for this process; raises ArtifactError when another one does."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         _take(lock, folder)
+        if not os.path.samestat(os.fstat(lock), os.stat(folder)):  # it was replaced before it could be held
+            raise ArtifactError("another process has written this output", file=folder, fix="try again")
         yield
     finally:
         os.close(lock)

@@ -72,6 +72,11 @@ class VideoEncoding(Config):
         return ENCODERS.get(self.vcodec, self.vcodec)
 
     @property
+    def codec(self) -> str:
+        """What it makes: av1, h264 or hevc."""
+        return "av1" if "av1" in self.vcodec else self.vcodec.partition("_")[0]
+
+    @property
     def deterministic(self) -> bool:
         """Whether the same frames give the same bytes, on this machine and on others with the same FFmpeg."""
         return self.vcodec not in {*HARDWARE, "auto"}
@@ -129,9 +134,7 @@ class DepthEncoding(VideoEncoding):
     @property
     def range(self) -> DepthRange:
         """What the levels stand for."""
-        return DepthRange(
-            depth_min=self.depth_min, depth_max=self.depth_max, shift=self.shift, use_log=self.use_log
-        )
+        return DepthRange(depth_min=self.depth_min, depth_max=self.depth_max, shift=self.shift, use_log=self.use_log)
 
     def info(self) -> dict[str, Any]:
         """The encoder settings and the range, as the feature's `info` block records them."""

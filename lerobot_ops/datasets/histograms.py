@@ -54,19 +54,27 @@ def load_histograms(root: Path | str) -> dict[int, Histograms]:
     """Episode -> its cameras' pixel counts; only of the episodes that have some. Raises DatasetError."""
     found: dict[int, Histograms] = {}
     for path in sorted(Path(root).glob("meta/histograms/*/*.parquet")):
-        table = read_parquet(path, _SCHEMA.names)
-        if table.schema.types != _SCHEMA.types:
-            raise DatasetError(
-                "a file of pixel counts has other columns",
-                file=path,
-                found=str(table.schema.types),
-                fix="remove meta/histograms: `lerobot-ops edit` can make it again (recompute_stats)",
-            )
-        counts = table.column("counts")
-        names = [table.column(name).to_pylist() for name in ("episode_index", "feature", "frames", "channels")]
-        for row, (number, feature, frames, channels) in enumerate(zip(*names, strict=True)):
-            levels = np.asarray(counts[row].values.to_numpy()).reshape(channels, -1)
-            found.setdefault(number, {})[feature] = Histogram(levels, frames)
+        for number, histograms in load_histogram_file(path).items():
+            found.setdefault(number, {}).update(histograms)
+    return found
+
+
+def load_histogram_file(path: Path) -> dict[int, Histograms]:
+    """What one file has of it."""
+    found: dict[int, Histograms] = {}
+    table = read_parquet(path, _SCHEMA.names)
+    if table.schema.types != _SCHEMA.types:
+        raise DatasetError(
+            "a file of pixel counts has other columns",
+            file=path,
+            found=str(table.schema.types),
+            fix="remove meta/histograms: `lerobot-ops edit` can make it again (recompute_stats)",
+        )
+    counts = table.column("counts")
+    names = [table.column(name).to_pylist() for name in ("episode_index", "feature", "frames", "channels")]
+    for row, (number, feature, frames, channels) in enumerate(zip(*names, strict=True)):
+        levels = np.asarray(counts[row].values.to_numpy()).reshape(channels, -1)
+        found.setdefault(number, {})[feature] = Histogram(levels, frames)
     return found
 
 

@@ -5,6 +5,8 @@ depend on the configuration and the sandbox alone. An interrupted collection tha
 lacks.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from lerobot_ops import envs
+from lerobot_ops.artifacts import fsync_directory
 from lerobot_ops.config import Config, content_key
 from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import CAMERA_DTYPES, load_info
 from lerobot_ops.datasets.tables import column_array, load_data
 from lerobot_ops.datasets.writer import DatasetWriter
-from lerobot_ops.errors import did_you_mean
+from lerobot_ops.errors import ArtifactError, did_you_mean
 from lerobot_ops.evaluation import pool, rollout
 from lerobot_ops.evaluation.config import EnvConfig, simulators
 from lerobot_ops.evaluation.records import Record
@@ -47,6 +50,11 @@ class DatasetConfig(Config):
     """Where it goes; by default outputs/datasets/<repo_id>."""
     video: VideoEncoding = VideoEncoding()
     """How cameras are encoded."""
+
+    @property
+    def place(self) -> Path:
+        """Where it goes."""
+        return self.root or Path("outputs", "datasets", self.repo_id)
 
 
 class CollectConfig(Config):
@@ -137,7 +145,7 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
     sandbox = open_sandbox(config.env.type, config.sandbox)
     options = config.env.options | ({"image_size": config.camera_size} if config.camera_size else {})
     hello = {"options": options, "cameras": config.camera_keys()}
-    with WorkerPark(sandbox, hello) as workers, _open_writer(config, sandbox, workers.info) as writer:
+    with WorkerPark(sandbox, hello) as workers, _writing(config, sandbox, workers.info) as writer:
         for index in writer.saved:
             notify(index)
         takes = [take for take in _takes(config, workers.info["max_steps"]) if take.index not in writer.saved]
@@ -152,7 +160,7 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
 
         count = simulators(config.workers, len(takes))
         pool.run(takes, spawn=workers.take, retire=workers.park, play=record, deliver=keep, workers=count)
-    return _result(writer.root)
+    return _result(config.dataset.place)
 
 
 def _takes(config: CollectConfig, max_steps: int) -> list[Take]:
@@ -166,21 +174,37 @@ def _takes(config: CollectConfig, max_steps: int) -> list[Take]:
     return takes
 
 
-def _open_writer(config: CollectConfig, sandbox: Sandbox, info: dict[str, Any]) -> DatasetWriter:
+@contextlib.contextmanager
+def _writing(config: CollectConfig, sandbox: Sandbox, info: dict[str, Any]) -> Iterator[DatasetWriter]:
+    """The writer of the dataset, which is made beside its place and renamed when it is complete.
+
+    The folder beside it is named after all that the dataset depends on, so that the same collection goes on with it.
+    """
+    root = Path(os.path.abspath(config.dataset.place))
+    if root.exists():
+        raise ArtifactError("the output exists already", file=root, fix="choose another output, or remove this one")
     recorded = {
         name: feature
         for name, feature in info["features"].items()
         if feature["dtype"] not in CAMERA_DTYPES or name in config.camera_keys()
     }
+    features = {**recorded, **OUTCOME}
     content = config.model_dump(mode="json", exclude={"dataset", "workers", "sandbox"})
-    return DatasetWriter(
-        config.dataset.root or Path("outputs", "datasets", config.dataset.repo_id),
-        fps=info["fps"],
-        features={**recorded, **OUTCOME},
-        robot_type=config.env.type,
-        video=config.dataset.video,
-        key=content_key("collect", 1, content, sandbox.kind, sandbox.identity),
+    key = content_key(
+        "collect", 2, content, sandbox.kind, sandbox.identity, info["fps"], features, config.dataset.video
     )
+    partial = root.with_name(f".{root.name}.partial-{key[:12]}")
+    if partial.exists():
+        writer = DatasetWriter.resume(partial)
+    else:
+        writer = DatasetWriter.create(
+            partial, fps=info["fps"], features=features, robot_type=config.env.type, video=video
+        )
+    with contextlib.closing(writer):
+        yield writer
+        writer.finalize()
+    os.rename(partial, root)
+    fsync_directory(root.parent)
 
 
 def _record(worker: Worker, take: Take, attempt: int, writer: DatasetWriter, cameras: list[str]) -> Record:

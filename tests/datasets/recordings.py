@@ -55,7 +55,7 @@ def record(
     made = (made if features is None else features) | {key: camera(dtype) for key, dtype in cameras.items()}
     rng = np.random.default_rng(seed)
     encoding = VideoEncoding(vcodec=vcodec)
-    with DatasetWriter(root, fps=fps, features=made, robot_type=robot_type, video=encoding) as writer:
+    with DatasetWriter.create(root, fps=fps, features=made, robot_type=robot_type, video=encoding) as writer:
         for number, task in enumerate(tasks):
             with writer.episode(number) as episode:
                 for frame in range(frames + number):

@@ -21,7 +21,7 @@ def record(root: Path, lengths: tuple[int, ...] = (13, 9, 17, 11), *, camera: st
         names = ["height", "width", "channels"]
         features[CAMERA] = {"dtype": camera, "shape": [64, 64, 3], "names": names}
     generator = np.random.default_rng(0)
-    with DatasetWriter(root, fps=20, features=features, video=VideoEncoding(vcodec="h264")) as writer:
+    with DatasetWriter.create(root, fps=20, features=features, video=VideoEncoding(vcodec="h264")) as writer:
         for number, length in enumerate(lengths):
             target = generator.normal(size=6).astype(np.float32)
             state = generator.normal(size=4).astype(np.float32)
