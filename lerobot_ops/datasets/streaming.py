@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lerobot_ops.datasets.depth import Unit
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info
 from lerobot_ops.datasets.remote import Repository, fetch_meta, lerobot_home, repository_at
-from lerobot_ops.datasets.stream_episode import Clip, Item, ItemFormat, StreamedEpisode
+from lerobot_ops.datasets.stream_episode import Item, ItemFormat, StreamedEpisode
 from lerobot_ops.datasets.stream_files import StreamFiles
-from lerobot_ops.datasets.tables import Stats, load_episodes, load_stats, load_tasks
-from lerobot_ops.errors import DatasetError, did_you_mean
+from lerobot_ops.datasets.tables import Stats, load_stats, load_tasks
+from lerobot_ops.datasets.view import EpisodeFilter, View, delta_indices, view_of
+from lerobot_ops.errors import DatasetError
 
 _OPEN_GROUPS = 4
 """So many groups of episodes, each in files of its own, are read in turn: mixed well with few files open."""
@@ -40,10 +42,12 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         *,
         revision: str | None = None,
         episodes: Iterable[int] | None = None,
+        episode_filter: EpisodeFilter | None = None,
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
         tolerance_s: float = 1e-4,
         image_transforms: Callable[[torch.Tensor], torch.Tensor] | None = None,
         return_uint8: bool = False,
+        depth_output_unit: Unit = "mm",
         shuffle: bool = True,
         buffer_size: int = 1000,
         seed: int = 42,
@@ -53,11 +57,19 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         self.fps: int = self.info.fps
         self.features: dict[str, Feature] = self.info.features
         self.tasks: list[str] = load_tasks(self.root)
-        self._table = _episode_table(self.root, self.info)
-        self.episodes: np.ndarray = _chosen(episodes, len(self._table["length"]), self.root)
+        self._view: View = view_of(self.root, self.info, episodes, episode_filter)
+        self.episodes: np.ndarray = self._view.episodes
         """int64[E]: the episodes of this view, ascending."""
-        deltas = _delta_frames(delta_timestamps or {}, self.info, tolerance_s)
-        self._format = ItemFormat(self.info, self.tasks, deltas, tolerance_s, return_uint8, image_transforms)
+        self._row_in_file = _rows_in_files(self._view.table)
+        self._format = ItemFormat(
+            info=self.info,
+            tasks=self.tasks,
+            deltas=delta_indices(delta_timestamps or {}, self.info, tolerance_s),
+            tolerance_s=tolerance_s,
+            return_uint8=return_uint8,
+            depth_output_unit=depth_output_unit,
+            image_transforms=image_transforms,
+        )
         self._shuffle, self._buffer_size, self._seed = shuffle, buffer_size, seed
         # Shared with the workers of a DataLoader, which may outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -66,7 +78,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
     @property
     def num_frames(self) -> int:
         """Of all processes."""
-        return int(self._table["length"][self.episodes].sum())
+        return self._view.frames
 
     @property
     def num_episodes(self) -> int:
@@ -102,7 +114,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         """The items of frames `begin` to `end` of this epoch's order of episodes."""
         random = np.random.default_rng([self._seed, int(self._epoch)])
         order = self._mixed(random) if self._shuffle else self.episodes
-        pieces = _pieces(order, self._table["length"], begin, end)
+        pieces = _pieces(order, self._view.table["length"], begin, end)
         if not self._shuffle:
             for piece in pieces:
                 episode = self._load(files, piece.episode)
@@ -122,7 +134,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         names += [
             f"videos/{key}/{field}" for key in self.info.video_keys[:1] for field in ("chunk_index", "file_index")
         ]
-        files = np.stack([self._table[name][self.episodes] for name in names], axis=1)
+        files = np.stack([self._view.table[name][self.episodes] for name in names], axis=1)
         _, group = np.unique(files, axis=0, return_inverse=True)
         groups = [random.permutation(self.episodes[group.ravel() == number]) for number in range(group.max() + 1)]
         waiting = [groups[number].tolist() for number in random.permutation(len(groups))]
@@ -136,18 +148,21 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         return np.array(order)
 
     def _load(self, files: StreamFiles, episode: int) -> StreamedEpisode:
-        row = {name: values[episode] for name, values in self._table.items()}
-        path = self.info.data_file(int(row["data/chunk_index"]), int(row["data/file_index"]))
-        begin, length = int(row["row"]), int(row["length"])
-        table = files.rows(path, [*self.info.columns], begin, begin + length)
-        clips = {
-            key: Clip(
-                self.info.video_file(key, int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])),
-                float(row[f"videos/{key}/from_timestamp"]),
+        table = self._view.table
+        path = self.info.data_file(*(int(table[f"data/{field}"][episode]) for field in ("chunk_index", "file_index")))
+        begin, length = int(self._row_in_file[episode]), int(table["length"][episode])
+        rows = files.rows(path, [*self.info.columns], begin, begin + length)
+        if length and rows.column("index")[0].as_py() != table["dataset_from_index"][episode]:
+            raise DatasetError(
+                "the frames of an episode are not where its data file should have them",
+                file=self.root / path,
+                field="index",
+                found=f"{rows.column('index')[0]} at row {begin}",
+                expected=f"{table['dataset_from_index'][episode]}",
+                fix="validate the dataset: the data and the episodes table disagree",
             )
-            for key in self.info.video_keys
-        }
-        return StreamedEpisode(files, self._format, table, clips)
+        view = View(self.root, self.info, table, np.array([episode]), np.array([0]), np.array([length]))
+        return StreamedEpisode(files, self._format, view, rows)
 
     def _current_rank(self) -> tuple[int, int]:
         """This process's place among those that train together; a DataLoader's worker has its parent's."""
@@ -207,62 +222,12 @@ def _meta_of(place: Path | str, revision: str | None) -> tuple[Path, Repository 
     return root, Repository(repository.name, root.name)
 
 
-def _episode_table(root: Path, info: DatasetInfo) -> dict[str, np.ndarray]:
-    """The columns of the episodes table that streaming needs, and `row`: where an episode begins in its data file."""
-    names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index"]
-    fields = ("chunk_index", "file_index", "from_timestamp")
-    names += [f"videos/{key}/{field}" for key in info.video_keys for field in fields]
-    table = load_episodes(root, names)
-    columns = {name: table.column(name).to_numpy() for name in names}
-    length = columns["dataset_to_index"] - columns["dataset_from_index"]
-    if not np.array_equal(columns["episode_index"], np.arange(table.num_rows)) or (length != columns["length"]).any():
-        raise DatasetError(
-            "the episodes table is not in order, or its lengths and row ranges disagree",
-            file=root / "meta/episodes",
-            fix="validate the dataset to see which episodes are wrong",
-        )
-    places = np.stack([columns["data/chunk_index"], columns["data/file_index"]], axis=1)
+def _rows_in_files(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """int64[E]: the row in its data file at which each episode of the dataset begins."""
+    places = np.stack([table["data/chunk_index"], table["data/file_index"]], axis=1)
     _, first, file = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    columns["row"] = columns["dataset_from_index"] - columns["dataset_from_index"][first][file.ravel()]
-    return columns
-
-
-def _chosen(episodes: Iterable[int] | None, total: int, root: Path) -> np.ndarray:
-    if episodes is None:
-        return np.arange(total)
-    chosen = np.unique(np.fromiter(episodes, dtype=np.int64))
-    wrong = chosen[(chosen < 0) | (chosen >= total)]
-    if len(wrong) or not len(chosen):
-        raise DatasetError(
-            "the dataset has no such episode" if len(wrong) else "no episode is chosen",
-            file=root,
-            field="episodes",
-            found=wrong.tolist(),
-            expected=f"0 to {total - 1}",
-        )
-    return chosen
-
-
-def _delta_frames(
-    deltas: Mapping[str, Sequence[float]], info: DatasetInfo, tolerance_s: float
-) -> dict[str, np.ndarray]:
-    """Delta timestamps as numbers of frames; raises DatasetError when they do not fall on frames."""
-    found: dict[str, np.ndarray] = {}
-    for name, times in deltas.items():
-        if name not in info.features:
-            raise DatasetError(
-                "delta timestamps for an unknown feature", field=name, fix=did_you_mean(name, info.features)
-            )
-        frames = np.asarray(times, np.float64) * info.fps
-        if not len(frames) or (np.abs(frames - np.round(frames)) / info.fps > tolerance_s).any():
-            raise DatasetError(
-                "delta timestamps do not fall on frames",
-                field=name,
-                found=list(times),
-                expected=f"multiples of 1/{info.fps} s, within {tolerance_s:g} s",
-            )
-        found[name] = np.round(frames).astype(np.int64)
-    return found
+    begins: np.ndarray = table["dataset_from_index"] - table["dataset_from_index"][first][file.reshape(-1)]
+    return begins
 
 
 def _rank_of_process() -> tuple[int, int]:
