@@ -156,7 +156,7 @@ def statistics_tables(view: EpisodeView, cameras: Sequence[str]) -> list[Statist
             channels = feature.size[2]
             names = ["red", "green", "blue"] if channels == 3 else [str(place) for place in range(channels)]
         else:
-            names = dimension_names(feature)
+            names = dimension_names(feature) if feature.shape != (1,) else ["value"]
         if len(names) > MOST_DIMENSIONS:
             continue
         dataset = [_cells(whole, name, column, len(names)) for column in DATASET_COLUMNS]

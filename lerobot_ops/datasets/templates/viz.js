@@ -159,7 +159,7 @@ class Plot {
     this.area = element(this.box, "div", "canvas");
     this.canvas = element(this.area, "canvas");
     this.cursor = element(this.area, "i");
-    this.area.addEventListener("pointerdown", (event) => { this.area.setPointerCapture(event.pointerId); this.pick(event); });
+    this.area.addEventListener("pointerdown", (event) => { this.pick(event); this.area.setPointerCapture(event.pointerId); });
     this.area.addEventListener("pointermove", (event) => { if (event.buttons) this.pick(event); });
   }
 
