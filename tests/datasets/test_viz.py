@@ -22,6 +22,7 @@ from lerobot_ops.datasets.video import decode_frames
 from lerobot_ops.datasets.viz import VizConfig, VizResult, viz
 from lerobot_ops.datasets.viz_content import plot_groups
 from lerobot_ops.datasets.viz_episode import dimension_names, load_episode
+from lerobot_ops.datasets.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, DatasetError, PrerequisiteError
 
 BUTTON, TWO_TASKS, IMAGES = (LEROBOT / name for name in ("button_av1_cut", "two_task_h264", "images_cut"))
@@ -253,9 +254,7 @@ def test_hundreds_of_dimensions_stay_a_few_plots(tmp_path: Path) -> None:
     }
     made = {name: np.zeros(entry["shape"], entry["dtype"]) for name, entry in features.items()}
     root = tmp_path / "dataset"
-    from lerobot_ops.datasets.writer import DatasetWriter
-
-    with DatasetWriter(root, fps=10, features=features) as writer, writer.episode(0) as episode:
+    with DatasetWriter.create(root, fps=10, features=features) as writer, writer.episode(0) as episode:
         for frame in range(4):
             made["observation.state"][:] = frame + np.arange(600)
             episode.add_frame({name: value.copy() for name, value in made.items()} | {"task": "push"})
