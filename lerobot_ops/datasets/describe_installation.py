@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from lerobot_ops.datasets.describe_text import aligned, size_text
 
 _PACKAGES = ("lerobot-ops", "torch", "av", "pyarrow", "datasets", "huggingface_hub", "prefect", "mlflow", "dvc")
 _EXTRAS = ("gymnasium", "mujoco", "metaworld", "rerun-sdk", "feetech-servo-sdk")
-_SOFTWARE = ("libsvtav1", "libaom-av1", "libx264", "libx265")
-_HARDWARE = tuple(f"{codec}_{device}" for device in ("nvenc", "vaapi", "qsv") for codec in ("h264", "hevc", "av1"))
-_HARDWARE = (*_HARDWARE, "h264_videotoolbox", "hevc_videotoolbox")
+_SOFTWARE = ("libsvtav1", "libx264", "libx265", "libaom-av1")
 _DOCKER_SECONDS = 3
 
 
@@ -53,8 +50,10 @@ def describe_installation() -> InstallationSummary:
     """Describe this installation; whatever is missing is said, not raised."""
     import av
 
-    known = [name for name in _HARDWARE if name in av.codecs_available]
-    usable = [name for name in known if _encodes(name)]
+    from lerobot_ops.datasets.encoders import HARDWARE, opens
+
+    known = [name for name in HARDWARE if name in av.codecs_available]
+    usable = [name for name in known if opens(name)]
     return InstallationSummary(
         python=platform.python_version(),
         system=platform.platform(terse=True),
@@ -73,20 +72,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _encodes(name: str) -> bool:
-    """Whether an encoder takes a frame here: FFmpeg may have one for a device that the machine lacks."""
-    import av
-
-    try:
-        context = av.CodecContext.create(name, "w")
-        context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"  # type: ignore[attr-defined]
-        context.time_base = Fraction(1, 30)
-        context.open()
-        return True
-    except (av.FFmpegError, OSError, ValueError):
-        return False
 
 
 def _docker() -> str | None:
