@@ -83,7 +83,7 @@ def viz(config: VizConfig) -> VizResult:
         assert output is not None
         clips = [make_clip(view, camera) for camera in cameras]
         _check_size(clips, config.max_mb)
-        write_bytes(output, page(view, clips, config, output.absolute().parent).encode())
+        write_bytes(output, page(view, clips, config, output.absolute().parent))
     size = output.stat().st_size if output else 0
     return VizResult(path=output, episode=config.episode, frames=view.frames, cameras=cameras, bytes=size)
 
@@ -99,16 +99,17 @@ def page_name(name: str, episode: int) -> str:
     return f"{name}_episode_{episode}.html"
 
 
-def page(view: EpisodeView, clips: list[Clip], config: VizConfig, folder: Path) -> str:
-    """The page as HTML; it links the episodes before and after whose pages are in `folder`."""
+def page(view: EpisodeView, clips: list[Clip], config: VizConfig, folder: Path) -> bytes:
+    """The page as HTML in UTF-8; it links the episodes before and after whose pages are in `folder`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     loader = PackageLoader("lerobot_ops.datasets", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     name = dataset_name(config.root)
     groups = plot_groups(view)
     own, others = _findings(config) if config.findings and config.root.is_dir() else (None, 0)
-    return environment.get_template("viz.html").render(
+    parts = environment.get_template("viz.html").generate(
         name=name,
         number=view.number,
         total=view.info.total_episodes,
@@ -117,7 +118,7 @@ def page(view: EpisodeView, clips: list[Clip], config: VizConfig, folder: Path) 
         findings=own,
         other_findings=others,
         neighbours=_neighbours(name, view.number, folder),
-        clips=[(clip, base64.b64encode(clip.content).decode()) for clip in clips],
+        clips=[(clip, Markup(base64.b64encode(clip.content).decode())) for clip in clips],  # noqa: S704 - no markup
         groups=groups,
         notes=notes(view),
         fps=view.fps,
@@ -126,6 +127,7 @@ def page(view: EpisodeView, clips: list[Clip], config: VizConfig, folder: Path) 
         episode_columns=EPISODE_COLUMNS,
         content=_content(view, groups),
     )
+    return b"".join(part.encode() for part in parts)  # as one text, a page would need many times its size
 
 
 def _content(view: EpisodeView, groups: list[Group]) -> dict[str, Any]:
