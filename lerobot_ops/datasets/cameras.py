@@ -1,13 +1,13 @@
 """The frames of a view's cameras, decoded: from videos, or from images in the data files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from lerobot_ops.datasets.columns import DataRows
-from lerobot_ops.datasets.decoder import decoder_of
+from lerobot_ops.datasets.decoder import Decoder, decoder_of
 from lerobot_ops.datasets.depth import DepthRange, Unit
 from lerobot_ops.datasets.images import ImageColumn
 from lerobot_ops.datasets.info import Feature
@@ -53,26 +53,29 @@ class VideoCamera:
         frames: np.ndarray | None = None
         for path, here, times in self._parts(rows):
             decoder = decoder_of(path)
-            wanted, first, again = np.unique(times, return_index=True, return_inverse=True)
+            wanted, first, again = _sorted(times)
             for place, shown in zip(here[first], decoder.at(wanted.tolist(), self._tolerance_s), strict=True):
-                pixels = decoder.pixels(shown, "gray12le" if self._feature.is_depth else "rgb24")
-                picture = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-                if distances is not None:
-                    picture = distances[picture]
+                planes = self._planes(decoder, shown, distances)
                 if frames is None:
-                    dtype = np.dtype(np.float32) if scaled and distances is None else picture.dtype
-                    frames = np.empty((len(rows), *picture.shape), dtype)
-                put(picture, frames[place], path)
+                    dtype = np.dtype(np.float32) if scaled and distances is None else planes[0].dtype
+                    frames = np.empty((len(rows), len(planes), *planes[0].shape), dtype)
+                put(planes, frames[place], path)
             if frames is not None and len(first) < len(here):
-                frames[here] = frames[here[first][again.reshape(-1)]]
+                frames[here] = frames[here[first][again]]
         return none_of(self._feature) if frames is None else frames
+
+    def _planes(self, decoder: Decoder, frame: Any, distances: np.ndarray | None) -> Sequence[np.ndarray]:
+        if not self._feature.is_depth:
+            return decoder.planes(frame)
+        levels = decoder.pixels(frame, "gray12le")
+        return [levels if distances is None else distances[levels]]
 
     def _parts(self, rows: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
         """Every video file that `rows` lie in, the places of these rows, and their times in the file."""
         episode, offset = self._view.locate(rows)
         times = self._starts[episode] + offset / self._view.info.fps
         files = self._file[episode]
-        for number in np.unique(files):
+        for number in files if len(rows) == 1 else np.unique(files):
             here = np.flatnonzero(files == number)
             chunk, file = self._files[number]
             yield self._view.root / self._view.info.video_file(self._name, int(chunk), int(file)), here, times[here]
@@ -103,22 +106,30 @@ class ImageCamera:
         return self.__dict__ | {"_column": None}
 
 
+def _sorted(times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different times, ascending, where each is first in `times`, and which of them each of `times` is."""
+    if len(times) == 1:
+        return times, np.zeros(1, np.int64), np.zeros(1, np.int64)
+    different, first, again = np.unique(times, return_index=True, return_inverse=True)
+    return different, first, again.reshape(-1)
+
+
 def none_of(feature: Feature) -> np.ndarray:
     """No frames of a camera."""
     height, width, channels = feature.size
     return np.empty((0, channels, height, width), np.float32 if feature.is_depth else np.uint8)
 
 
-def put(picture: np.ndarray, target: np.ndarray, file: Path) -> None:
-    """Copy a frame into its place, and scale it when the place is float32 and the frame is bytes."""
-    if picture.shape != target.shape:
-        raise DatasetError(
-            "a camera's frames have different sizes", file=file, found=picture.shape, expected=target.shape
-        )
-    if picture.dtype == np.uint8 and target.dtype == np.float32:
-        np.divide(picture, _WHITE, out=target)
-    else:
-        target[...] = picture
+def put(planes: Sequence[np.ndarray] | np.ndarray, target: np.ndarray, file: Path) -> None:
+    """Copy a frame's channels into their place, and scale them when the place is float32 and they are bytes."""
+    if (len(planes), *planes[0].shape) != target.shape:
+        found, expected = ((len(frame), *frame[0].shape) for frame in (planes, target))
+        raise DatasetError("a camera's frames have different sizes", file=file, found=found, expected=expected)
+    for plane, place in zip(planes, target, strict=True):
+        if plane.dtype == np.uint8 and place.dtype == np.float32:
+            np.divide(plane, _WHITE, out=place)
+        else:
+            place[...] = plane
 
 
 def in_unit(distances: np.ndarray, feature: Feature, unit: Unit) -> np.ndarray:

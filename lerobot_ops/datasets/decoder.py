@@ -1,5 +1,6 @@
 """Video files that stay open from one read to the next, and give any frame by its time."""
 
+import functools
 import os
 import threading
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from lerobot_ops.errors import DatasetError
 
 _open_decoders = threading.local()
 _inherited_decoders: list[Any] = []
-_OPEN_DECODERS = 16
+_OPEN_DECODERS = 32
 
 
 def open_video(path: Path, file: Any = None) -> Any:
@@ -80,6 +81,14 @@ class Decoder:
         """A frame in FFmpeg's pixel format `layout`, converted on this thread alone."""
         return self._reformatter.reformat(frame, format=layout, threads=1).to_ndarray()
 
+    def planes(self, frame: av.VideoFrame) -> list[np.ndarray]:
+        """The red, green and blue bytes of a frame, each [height, width]: what `pixels` gives as rgb24."""
+        if not _planes_are_exact(frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range):
+            pixels = self.pixels(frame, "rgb24")
+            return [pixels[..., colour] for colour in range(3)]
+        planar = self._reformatter.reformat(frame, format="gbrp", threads=1).planes
+        return [_bytes_of(planar[place]) for place in (2, 0, 1)]
+
     def at(self, times: Sequence[float], tolerance_s: float) -> Iterator[av.VideoFrame]:
         """The frame shown at each of `times`, which are ascending."""
         for time in times:
@@ -138,3 +147,23 @@ class Decoder:
         assert frame is not None
         assert frame.pts is not None
         return frame.pts * self._base
+
+
+def _bytes_of(plane: Any) -> np.ndarray:
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+@functools.cache
+def _planes_are_exact(pixels: str, width: int, height: int, colorspace: int, color_range: int) -> bool:
+    """Whether FFmpeg converts such frames to planes as it does to rgb24, for which it may have other code.
+
+    The code depends on these parameters and not on what is in the picture, so one frame of noise shows it.
+    """
+    frame = av.VideoFrame(width, height, pixels)
+    noise = np.random.default_rng(0)
+    for plane in frame.planes:
+        plane.update(noise.bytes(plane.buffer_size))
+    frame.colorspace, frame.color_range = colorspace, color_range
+    packed = VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()
+    planar = VideoReformatter().reformat(frame, format="gbrp", threads=1).planes
+    return all(np.array_equal(packed[..., colour], _bytes_of(planar[place])) for colour, place in enumerate((2, 0, 1)))

@@ -4,8 +4,10 @@ The episodes table alone decides what is in a dataset. While one is recorded, it
 its last files may belong to an episode that was never finished.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +95,29 @@ def _episode_table(root: Path, info: DatasetInfo) -> dict[str, np.ndarray]:
     names = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
     names += ["data/chunk_index", "data/file_index"]
     names += [f"videos/{key}/{field}" for key in info.video_keys for field in _PLACE]
-    table = load_episodes(root, names)
-    columns = {name: plain_values(table.column(name).combine_chunks()) for name in names}
+    files = tuple((file, *_version(file)) for file in episodes_files(root))
+    columns = _columns(root, files, tuple(names))
     length = columns["dataset_to_index"] - columns["dataset_from_index"]
-    if not np.array_equal(columns["episode_index"], np.arange(table.num_rows)) or (length != columns["length"]).any():
+    expected = np.arange(len(length))
+    if not np.array_equal(columns["episode_index"], expected) or (length != columns["length"]).any():
         raise DatasetError(
             "the episodes table is not in order, or its lengths and row ranges disagree",
             file=root / "meta/episodes",
             fix="validate the dataset to see which episodes are wrong",
         )
     return columns
+
+
+@lru_cache(maxsize=8)
+def _columns(root: Path, files: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of the episodes table, read once for as long as its `files` are the same; nobody writes to them."""
+    table = load_episodes(root, names)
+    return {name: plain_values(table.column(name).combine_chunks()) for name in names}
+
+
+def _version(file: Path) -> tuple[int, int, int]:
+    status = os.stat(file)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _chosen(episodes: Iterable[int] | None, total: int, root: Path) -> np.ndarray:
