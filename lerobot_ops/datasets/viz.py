@@ -82,8 +82,10 @@ def viz(config: VizConfig) -> VizResult:
     else:
         assert output is not None
         clips = [make_clip(view, camera) for camera in cameras]
-        _check_size(clips, config.max_mb)
-        write_bytes(output, page(view, clips, config, output.absolute().parent))
+        _check_size(sum(map(_encoded_size, clips)), clips, config.max_mb)
+        content = page(view, clips, config, output.absolute().parent)
+        _check_size(len(content), clips, config.max_mb)
+        write_bytes(output, content)
     size = output.stat().st_size if output else 0
     return VizResult(path=output, episode=config.episode, frames=view.frames, cameras=cameras, bytes=size)
 
@@ -152,14 +154,18 @@ def _neighbours(name: str, number: int, folder: Path) -> dict[str, str]:
     return {label: file for label, file in names.items() if (folder / file).exists()}
 
 
-def _check_size(clips: list[Clip], max_mb: float) -> None:
-    size = sum(len(clip.content) for clip in clips) * 4 / 3 / 1024**2  # base64 takes four characters for three bytes
-    if size > max_mb:
-        sizes = ", ".join(f"{clip.camera} {len(clip.content) * 4 / 3 / 1024**2:.1f} MiB" for clip in clips)
+def _encoded_size(clip: Clip) -> int:
+    """Bytes of a clip in the page: base64 takes four characters for three bytes."""
+    return len(clip.content) * 4 // 3
+
+
+def _check_size(size: int, clips: list[Clip], max_mb: float) -> None:
+    if size > max_mb * 1024**2:
+        videos = "".join(f", {clip.camera} {_encoded_size(clip) / 1024**2:.1f} MiB" for clip in clips)
         raise ArtifactError(
             "the page would be too large",
             field="max_mb",
-            found=f"{size:.1f} MiB of video: {sizes}",
+            found=f"{size / 1024**2:.1f} MiB{videos}",
             expected=f"at most {max_mb:g} MiB",
             fix="show fewer cameras with --cameras='[NAME]', or raise --max_mb",
         )

@@ -14,7 +14,15 @@ from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.images import decode_image
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, DatasetInfo, Feature, load_info
 from lerobot_ops.datasets.statistics import numeric_stats
-from lerobot_ops.datasets.tables import Stats, column_array, episode_stats, episodes_files, load_stats, load_tasks
+from lerobot_ops.datasets.tables import (
+    Stats,
+    column_array,
+    episode_stats,
+    episodes_files,
+    load_episodes,
+    load_stats,
+    load_tasks,
+)
 from lerobot_ops.datasets.video import decode_times
 from lerobot_ops.errors import DatasetError, did_you_mean
 
@@ -208,7 +216,10 @@ def _data_file(info: DatasetInfo, row: dict[str, Any]) -> str:
 
 def _episode_row(root: Path, number: int) -> dict[str, Any]:
     total = 0
-    for file in episodes_files(root):
+    files = episodes_files(root)
+    if not files:
+        load_episodes(root)  # says why there are none
+    for file in files:
         found = _read_rows(file, "episode_index", number, number + 1)
         if found.num_rows:
             row: dict[str, Any] = found.slice(0, 1).to_pylist()[0]

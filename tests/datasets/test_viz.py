@@ -289,7 +289,8 @@ def test_dimensions_are_named_whichever_way_the_names_are_stored(names: object, 
     [
         ({"episode": 12}, DatasetError, "0 to 11"),
         ({"cameras": ["observation.images.frnt"]}, DatasetError, "did you mean 'observation.images.front'"),
-        ({"max_mb": 0.01}, ArtifactError, "--cameras"),
+        ({"max_mb": 0.05}, ArtifactError, "observation.images.front 0.1 MiB"),
+        ({"max_mb": 0.02, "cameras": []}, ArtifactError, "at most 0.02 MiB"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(tmp_path: Path, fields: dict, error: type, says: str) -> None:
@@ -315,6 +316,8 @@ def test_a_broken_dataset_is_reported_as_it_is(tmp_path: Path) -> None:
     (root / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"file-000\.parquet"):
         show(root, tmp_path)
+    with pytest.raises(DatasetError, match="the dataset has no episodes table"):
+        show(LEROBOT / "crashed", tmp_path)
     assert not (tmp_path / "page.html").exists()
 
 
