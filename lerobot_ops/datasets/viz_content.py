@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lerobot_ops.config import Config
+from lerobot_ops.datasets.checks import counted
 from lerobot_ops.datasets.info import Feature
 from lerobot_ops.datasets.tables import Stats
 from lerobot_ops.datasets.viz_episode import EpisodeView, dimension_names
@@ -182,7 +183,7 @@ def facts(view: EpisodeView) -> dict[str, str]:
     seconds = view.frames / view.fps
     row = view.row
     found = {
-        "length": f"{view.frames:,} frames, {seconds:.2f} s at {view.fps} fps",
+        "length": f"{counted(view.frames, 'frame')}, {seconds:.2f} s at {view.fps} fps",
         "robot": view.info.robot_type or "not stated",
         "rows": f"{row['dataset_from_index']:,} to {row['dataset_to_index'] - 1:,} of {view.info.total_frames:,}",
         "data": view.data_file,

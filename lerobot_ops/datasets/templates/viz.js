@@ -216,7 +216,7 @@ class Plot {
       context.textAlign = x > this.width - 24 ? "right" : "center";
       context.fillText(`${Number(at.toPrecision(6))} s`, x, this.height - 3);
     }
-    const gap = niceStep(high - low, 3);
+    const gap = niceStep(high - low, 4);
     context.textAlign = "right";
     context.textBaseline = "middle";
     for (let value = Math.ceil(low / gap) * gap; value <= high; value += gap) {
@@ -323,7 +323,10 @@ $("rate").addEventListener("change", () => {
 $("filter")?.addEventListener("input", () => {
   const wanted = $("filter").value.trim().toLowerCase();
   for (const plot of plots) plot.box.hidden = !plot.name.includes(wanted);
-  for (const group of groups) group.hidden = ![...group.querySelectorAll(".plot")].some((box) => !box.hidden);
+  for (const group of groups) {
+    group.hidden = ![...group.querySelectorAll(".plot")].some((box) => !box.hidden);
+    if (wanted) group.open = true;
+  }
 });
 for (const row of notes) row.addEventListener("click", () => seek(Number(row.dataset.frame)));
 
