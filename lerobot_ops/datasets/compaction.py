@@ -81,7 +81,7 @@ def _write_data(live: LiveDataset, draft: Path) -> dict[str, list[int]]:
     files, info = live.files(DATA), live.info
     sizes, first, begun = [float(path.stat().st_size) for path in files], live.beginning.places[DATA], None
     last = _last(live, DATA)
-    if last and pq.read_schema(last[1]).equals(data_schema(info.columns), check_metadata=True):
+    if last and pq.read_schema(last[1]).equals(pq.read_schema(files[0]), check_metadata=True):
         (first, begun), sizes = last, [last[1].stat().st_size, *sizes]
     places = fill_files(sizes, info.data_files_size_in_mb * MEGABYTE, info, first=first)
     for place, items in _grouped(places, files, begun):

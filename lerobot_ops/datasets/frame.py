@@ -66,7 +66,7 @@ def _checked(name: str, value: Any, feature: Feature) -> Any:
             raise _bad(name, type(value).__name__, "str")
         return value
     owned = False
-    if not isinstance(value, np.ndarray | np.generic) and hasattr(value, "__array__"):
+    if not isinstance(value, np.ndarray | np.generic) and _is_array_like(value):
         value, owned = np.array(value), True  # a tensor or a PIL image
     if not isinstance(value, np.ndarray):
         raise _bad(name, type(value).__name__, _wanted(feature))
@@ -106,6 +106,10 @@ def _is_picture(feature: Feature, channels: int) -> bool:
     if channels == 1 and len(feature.shape) == 2:
         return True
     return len(feature.shape) == 3 and feature.shape[2] == channels
+
+
+def _is_array_like(value: object) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
 def _wanted(feature: Feature) -> str:

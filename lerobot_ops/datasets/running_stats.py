@@ -7,11 +7,13 @@ import numpy as np
 
 from lerobot_ops.datasets.histograms import Histograms
 from lerobot_ops.datasets.info import DatasetInfo, Feature
-from lerobot_ops.datasets.statistics import Histogram, merge_stats, numeric_stats
+from lerobot_ops.datasets.statistics import QUANTILE_NAMES, Histogram, merge_stats, numeric_stats
 from lerobot_ops.datasets.tables import Stats, column_array, load_data
 
 _MOST_VALUES = 1 << 25
 """Values of a column whose statistics are computed at once."""
+_MIXED_DIMENSIONS = 64
+"""Dimensions of an array for which merging quantiles is cheap."""
 _NEEDED = {"min", "max", "mean", "std", "count"}
 
 
@@ -31,7 +33,7 @@ class RunningStats:
         """Add an episode: the statistics of its numbers, the pixel counts of its cameras."""
         for name, own in stats.items():
             if name in self.numeric:
-                self.numeric[name] = merge_stats([self.numeric[name], own])
+                self.numeric[name] = _merged(self.numeric[name], own)
             elif name not in histograms and not self._begun:  # else earlier episodes have none
                 self.numeric[name] = own
         self._begun = True
@@ -65,10 +67,14 @@ def exact_stats(root: Path, info: DatasetInfo) -> Stats:
     return found
 
 
-def load_base(camera: str, stats: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A camera's statistics of a whole dataset, if they are enough to be merged."""
-    own = stats.get(camera, {})
-    return dict(own) if own.keys() >= _NEEDED else {}
+def _merged(known: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The statistics of both; for large arrays the quantiles are only the weighted means of theirs."""
+    if known["mean"].size <= _MIXED_DIMENSIONS or not known.keys() & own.keys() >= {*QUANTILE_NAMES}:
+        return merge_stats([known, own])
+    parts = [{name: part[name] for name in _NEEDED} for part in (known, own)]
+    weight = own["count"][0] / (known["count"][0] + own["count"][0])
+    quantiles = {name: known[name] + weight * (own[name] - known[name]) for name in QUANTILE_NAMES}
+    return merge_stats(parts) | quantiles
 
 
 def _in_parts(values: np.ndarray, feature: Feature) -> dict[str, np.ndarray]:

@@ -1,21 +1,21 @@
-"""Recording: what is saved survives a kill, what is not leaves nothing, and the order of events leaves no trace."""
+"""Recording: what is saved is in the dataset, what is not leaves nothing, and the order of events leaves no trace."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from recordings import LEROBOT
 
+from lerobot_ops.datasets.beginning import is_recording
 from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.info import load_info
+from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.statistics import numeric_stats
 from lerobot_ops.datasets.tables import column_array, load_data, load_episodes, load_stats
@@ -60,8 +60,14 @@ def record_episode(writer: DatasetWriter, index: int) -> None:
             episode.add_frame(frame(index, number))
 
 
-def record(root: Path, indices: list[int], **options) -> Path:
-    with DatasetWriter(root, fps=30, features=FEATURES, robot_type="arm", video=H264, **options) as writer:
+def create(root: Path, **options) -> DatasetWriter:
+    return DatasetWriter.create(
+        root, **{"fps": 30, "features": FEATURES, "robot_type": "arm", "video": H264, **options}
+    )
+
+
+def record(root: Path, indices: Iterable[int], **options) -> Path:
+    with create(root, **options) as writer:
         for index in indices:
             record_episode(writer, index)
     return root
@@ -94,15 +100,60 @@ def test_what_was_recorded_is_read_back(dataset: Path) -> None:
     assert np.abs(read.frames(CAMERA, np.arange(17, 27)).astype(int) - filmed).max() < 8  # the video is lossy
 
 
+def test_frames_are_added_one_by_one(dataset: Path, tmp_path: Path) -> None:
+    with create(tmp_path / "dataset") as writer:
+        for index in range(5):
+            writer.add_frame(frame(index, 3))
+            writer.discard_episode()
+            for number in range(8 + index):
+                writer.add_frame(frame(index, number))
+            writer.save_episode()
+            assert LeRobotDataset(tmp_path / "dataset").num_episodes == writer.num_episodes == index + 1
+    assert digest(tmp_path / "dataset") == digest(dataset)
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
 def test_the_order_and_the_threads_leave_no_trace(dataset: Path, tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "other", fps=30, features=FEATURES, robot_type="arm", video=H264) as writer:
+    with create(tmp_path / "other") as writer:
         threads = [threading.Thread(target=record_episode, args=(writer, index)) for index in (4, 2, 3, 0, 1)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        assert (writer.saved, writer.num_episodes) == ({0, 1, 2, 3, 4}, 5)
     assert digest(tmp_path / "other") == digest(dataset)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_an_unfinished_recording_is_a_dataset(dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    writer = create(root)
+    for index in range(3):
+        record_episode(writer, index)
+    record_episode(writer, 4)  # waits for 3
+    assert (writer.saved, is_recording(root)) == ({0, 1, 2, 4}, True)
+    live, final = LeRobotDataset(root), LeRobotDataset(dataset, episodes=[0, 1, 2])
+    assert len(live) == len(final) == 27
+    for name in FEATURES:
+        for found, expected in zip(live.batch(range(27))[name], final.batch(range(27))[name], strict=True):
+            assert np.array_equal(found, expected), name
+    assert load_info(root).total_frames == 27
+    assert {path.name for path in (root / "data/chunk-000").iterdir()} == {f"file-{k:03d}.parquet" for k in range(3)}
+    for name, own in load_stats(root).items():
+        assert own["count"].tolist() == [27], name
+    exact = numeric_stats(column_array(load_data(root, ["action"]).column("action"), live.features["action"]))
+    approximate = load_stats(root)["action"]
+    assert all(np.allclose(approximate[key], exact[key]) for key in ("min", "max", "mean", "std"))
+    assert np.allclose(approximate["q50"], exact["q50"], atol=0.5)
+    writer.close()
+
+    with pytest.raises(ArtifactError, match="exists already"):
+        create(root)
+    with DatasetWriter.resume(root) as writer:
+        assert writer.saved == {0, 1, 2, 4}
+        record_episode(writer, 3)
+    assert digest(root) == digest(dataset)
+    assert not is_recording(root)
 
 
 def test_the_layout_is_lerobots(dataset: Path) -> None:
@@ -166,15 +217,21 @@ def test_videos_have_a_constant_rate_and_episodes_start_on_keyframes(dataset: Pa
     assert {0, 8, 17, 27, 38} <= set(found.keyframes.tolist())
 
 
+NOISE = {"noise": {"dtype": "image", "shape": (300, 500, 3), "names": None}, CAMERA: FEATURES[CAMERA]}
+
+
+def noise(index: int) -> dict:
+    """A frame that fills most of half a megabyte."""
+    picture = np.random.default_rng(index).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    return {"noise": picture, CAMERA: picture[:32, :48], "task": "fill"}
+
+
 def test_files_are_filled_and_chunks_follow(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    features = {"blob": {"dtype": "float64", "shape": (40_000,), "names": None}, CAMERA: FEATURES[CAMERA]}
     options = {"chunks_size": 2, "data_files_size_in_mb": 1, "video_files_size_in_mb": 1}
-    with DatasetWriter(tmp_path / "d", fps=30, features=features, video=H264, **options) as writer:
+    with create(tmp_path / "d", features=NOISE, **options) as writer:
         for index in range(7):
-            with writer.episode(index) as episode:
-                picture = rng.integers(0, 256, SIZE, dtype=np.uint8)
-                episode.add_frame({"blob": rng.normal(size=40_000), CAMERA: picture, "task": "fill"})
+            writer.add_frame(noise(index))
+            writer.save_episode()
     files = [str(path.relative_to(tmp_path / "d/data")) for path in sorted((tmp_path / "d/data").rglob("*.parquet"))]
     assert files == [f"chunk-{k // 2:03d}/file-{k % 2:03d}.parquet" for k in range(4)]
     rows = load_episodes(tmp_path / "d").to_pylist()
@@ -185,14 +242,14 @@ def test_files_are_filled_and_chunks_follow(tmp_path: Path) -> None:
 
 
 def test_gaps_close_and_what_is_discarded_or_fails_is_gone(tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, video=H264) as writer:
+    with create(tmp_path / "d") as writer:
         record_episode(writer, 7)
         with writer.episode(3) as episode:
             episode.add_frame(frame(3, 0))
             episode.discard()
         with pytest.raises(DatasetError, match="no task"), writer.episode(4) as episode:
             episode.add_frame(frame(4, 0) | {"task": None})
-        assert writer.saved == {7}
+        assert (writer.saved, writer.num_episodes) == ({7}, 0)
         record_episode(writer, 2)
     read = LeRobotDataset(tmp_path / "d")
     assert read.column("observation.state")[0].tolist() == frame(2, 0)["observation.state"].tolist()
@@ -206,7 +263,9 @@ def test_gaps_close_and_what_is_discarded_or_fails_is_gone(tmp_path: Path) -> No
         ({"action": np.zeros(3, np.float32)}, r"action(.|\n)*float32\(3,\)"),
         ({"action": [0.0, 0.0]}, r"action(.|\n)*list"),
         ({"action": np.array([0, np.nan], np.float32)}, r"action(.|\n)*nan(.|\n)*finite"),
-        ({CAMERA: np.zeros((3, 32, 48), np.uint8)}, r"front(.|\n)*uint8\(3, 32, 48\)(.|\n)*uint8\(32, 48, 3\)"),
+        ({CAMERA: np.zeros((3, 32, 49), np.uint8)}, r"front(.|\n)*uint8\(3, 32, 49\)(.|\n)*uint8\(32, 48, 3\)"),
+        ({CAMERA: np.zeros(SIZE, np.uint16)}, r"front(.|\n)*uint16(.|\n)*uint8"),
+        ({CAMERA: np.full(SIZE, 255.0)}, r"front(.|\n)*from 255 to 255(.|\n)*from 0 to 1"),
         ({"next.reward": np.float32(0)}, r"next.reward(.|\n)*float32\(1,\)"),
         ({"note": 3}, r"note(.|\n)*int(.|\n)*str"),
         ({"task": ""}, r"no task"),
@@ -214,22 +273,55 @@ def test_gaps_close_and_what_is_discarded_or_fails_is_gone(tmp_path: Path) -> No
     ],
 )
 def test_a_bad_frame_is_refused_and_not_added(tmp_path: Path, change: dict, message: str) -> None:
-    writer = DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, video=H264)
-    with writer, writer.episode(0) as episode:
-        episode.add_frame(frame(0, 0))
+    with create(tmp_path / "d") as writer:
+        writer.add_frame(frame(0, 0))
         with pytest.raises(DatasetError, match=message):
-            episode.add_frame(frame(0, 1) | change)
-        episode.add_frame(frame(0, 1))
+            writer.add_frame(frame(0, 1) | change)
+        writer.add_frame(frame(0, 1))
+        writer.save_episode()
     assert LeRobotDataset(tmp_path / "d").num_frames == 2
 
 
+def test_pictures_come_in_several_forms(tmp_path: Path) -> None:
+    import torch
+
+    picture = frame(0, 0)[PICTURE]
+    forms = [
+        picture,
+        picture.transpose(2, 0, 1),
+        picture.astype(np.float32) / 255,
+        picture.transpose(2, 0, 1) / 255,
+        Image.fromarray(picture),
+        torch.from_numpy(picture).permute(2, 0, 1),
+        torch.from_numpy(picture).permute(2, 0, 1) / 255,
+    ]
+    with create(tmp_path / "d") as writer:
+        for number, form in enumerate(forms):
+            writer.add_frame(frame(0, number) | {CAMERA: form, PICTURE: form, "action": torch.zeros(2)})
+        writer.save_episode()
+    read = LeRobotDataset(tmp_path / "d")
+    assert (read.batch(range(len(forms)))[PICTURE] == picture.transpose(2, 0, 1)).all()
+
+
+def test_the_caller_may_use_its_arrays_again(tmp_path: Path) -> None:
+    values = frame(0, 0)
+    with create(tmp_path / "d") as writer:
+        for number in range(20):
+            for name in (CAMERA, PICTURE):
+                values[name][:] = 10 * number
+            values["action"][:] = number
+            writer.add_frame(values)
+        writer.save_episode()
+    read = LeRobotDataset(tmp_path / "d").batch(range(20))
+    assert read["action"][:, 0].tolist() == list(range(20))
+    for name in (CAMERA, PICTURE):
+        assert np.abs(read[name].mean((1, 2, 3)) - 10 * np.arange(20)).max() < 3
+
+
 def test_a_frame_that_lacks_a_feature_is_refused(tmp_path: Path) -> None:
-    with (
-        pytest.raises(DatasetError, match=r"lacks a feature(.|\n)*action"),
-        DatasetWriter(tmp_path / "d", fps=30, features=FEATURES) as writer,
-        writer.episode(0) as episode,
-    ):
-        episode.add_frame({name: value for name, value in frame(0, 0).items() if name != "action"})
+    lacking = {name: value for name, value in frame(0, 0).items() if name != "action"}
+    with pytest.raises(DatasetError, match=r"lacks a feature(.|\n)*action"), create(tmp_path / "d") as writer:
+        writer.add_frame(lacking)
     assert not list(tmp_path.iterdir())
 
 
@@ -240,24 +332,31 @@ def test_a_frame_that_lacks_a_feature_is_refused(tmp_path: Path) -> None:
         ({"a/b": {"dtype": "float32", "shape": [1]}}, "without '/'"),
         ({"a": {"dtype": "flaot32", "shape": [1]}}, "a numpy dtype name"),
         ({"a": {"dtype": "float32", "shape": []}}, "at least one dimension"),
+        ({"a": {"dtype": "float32", "shape": [1, 2, 3, 4, 5, 6]}}, "at most 5 dimensions"),
+        ({"a": {"dtype": "language", "shape": [1]}}, "language_persistent or language_events"),
         ({"a": {"dtype": "video", "shape": [3, 32, 48]}}, r"\(height, width, 3\)"),
+        ({"a": {"dtype": "video", "shape": [32, 48, 3], "info": {"is_depth_map": True}}}, r"\(height, width, 1\)"),
     ],
 )
 def test_a_bad_feature_is_refused(tmp_path: Path, features: dict, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        DatasetWriter(tmp_path / "d", fps=30, features=features)
+        create(tmp_path / "d", features=features)
     assert not list(tmp_path.iterdir())
 
 
 def test_misuse_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="exists already"):
-        DatasetWriter(dataset, fps=30, features=FEATURES)
-    writer = DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, video=H264, key="a")
+        create(dataset)
+    writer = create(tmp_path / "d")
     with pytest.raises(ArtifactError, match="another process is writing"):
-        DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, video=H264, key="a")
+        DatasetWriter.resume(tmp_path / "d")
     with pytest.raises(DatasetError, match="at least one episode"):
         writer.finalize()
     with pytest.raises(DatasetError, match="no frames"), writer.episode(0):
+        pass
+    with pytest.raises(DatasetError, match="no episode is in progress"):
+        writer.save_episode()
+    with pytest.raises(DatasetError, match="negative"), writer.episode(-1):
         pass
     record_episode(writer, 0)
     with pytest.raises(DatasetError, match="saved already"), writer.episode(0):
@@ -269,72 +368,158 @@ def test_misuse_is_refused(dataset: Path, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="still being recorded"):
             writer.finalize()
     writer.finalize()
-    with pytest.raises(DatasetError, match="finalised"), writer.episode(2):
+    with pytest.raises(DatasetError, match="has ended"), writer.episode(2):
         pass
+    with pytest.raises(DatasetError, match="has ended"):
+        writer.add_frame(frame(2, 0))
 
 
-def test_an_error_keeps_what_is_saved_under_its_key_only(tmp_path: Path) -> None:
-    for key in ("a", None):
-        writer = DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, key=key)
-        with pytest.raises(DatasetError, match="negative"), writer:
-            [record_episode(writer, index) for index in (0, -1)]
-    assert not (tmp_path / "d").exists()
-    assert len(list(tmp_path.iterdir())) == 1  # that of the key "a"
-    for options, saved in (({"key": "a"}, {0}), ({"key": "b"}, set()), ({"key": "a", "robot_type": "leg"}, set())):
-        writer = DatasetWriter(tmp_path / "d", fps=30, features=FEATURES, **options)
-        assert writer.saved == saved
-        writer.abandon()
-
-
-CRASHES = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from test_writer import DatasetWriter, FEATURES, H264, frame, record_episode
-moment = {moment!r}
-
-def kill(event, arguments):
-    if event == moment[0] and str(arguments[0]).endswith(moment[1]) and str(arguments[1]).endswith(moment[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(kill)
-writer = DatasetWriter({root!r}, fps=30, features=FEATURES, robot_type="arm", video=H264, key="a")
-for index in (0, 3, 1, 4, 2):
-    if index not in writer.saved:
-        if moment[0] == "frame" and index == 4:
-            with writer.episode(4) as episode:
-                episode.add_frame(frame(4, 0))
-                os.kill(os.getpid(), signal.SIGKILL)
-        record_episode(writer, index)
-writer.finalize()
-"""
-MOMENTS = {
-    "in an episode": (("frame", "", ""), {0, 1, 3}),
-    "before an episode is in its place": (("os.rename", "", "000001"), {0, 3}),
-    "while the episodes are joined": (("os.rename", "", "stats.json"), {0, 1, 2, 3, 4}),
-    "before the dataset is in its place": (("os.rename", "", "dataset"), {0, 1, 2, 3, 4}),
-}
-
-
-@pytest.mark.parametrize("name", MOMENTS)
-def test_a_kill_loses_at_most_the_episode_being_recorded(dataset: Path, tmp_path: Path, name: str) -> None:
-    moment, saved = MOMENTS[name]
-    root = tmp_path / "dataset"
-    code = CRASHES.format(path=[str(Path(__file__).parent), os.getcwd()], moment=moment, root=str(root))
-    killed = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not root.exists()
-    with DatasetWriter(root, fps=30, features=FEATURES, robot_type="arm", video=H264, key="a") as writer:
-        assert writer.saved == saved
-        for index in set(range(5)) - writer.saved:
+@pytest.mark.parametrize("error", [RuntimeError("the robot fell"), KeyboardInterrupt()])
+def test_an_error_keeps_what_is_saved(dataset: Path, tmp_path: Path, error: BaseException) -> None:
+    root = tmp_path / "d"
+    with pytest.raises(type(error)), create(root) as writer:
+        for index in range(2):
             record_episode(writer, index)
-    assert digest(root) == digest(dataset)
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+        writer.add_frame(frame(2, 0))
+        raise error
+    assert not is_recording(root)
+    assert LeRobotDataset(root).num_frames == 17
+    with pytest.raises(type(error)), DatasetWriter.resume(root) as writer:
+        record_episode(writer, 3)  # waits, so the recording is left for later
+        raise error
+    assert is_recording(root)
+    with pytest.raises(DatasetError, match="the last episode was not saved"), DatasetWriter.resume(root) as writer:
+        assert writer.saved == {0, 1, 3}
+        record_episode(writer, 2)
+        writer.add_frame(frame(4, 0))
+    read = LeRobotDataset(root)
+    assert (read.num_episodes, read.num_frames, is_recording(root)) == (4, 8 + 9 + 10 + 11, False)
+    whole = LeRobotDataset(dataset)
+    assert np.array_equal(read.column("pose"), whole.column("pose")[:38])
 
 
-def test_a_kill_after_the_dataset_is_in_its_place_leaves_it_whole(dataset: Path, tmp_path: Path) -> None:
-    root = tmp_path / "dataset"
-    moment = ("shutil.rmtree", ".episodes", "")
-    code = CRASHES.format(path=[str(Path(__file__).parent), os.getcwd()], moment=moment, root=str(root))
-    killed = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert digest(root) == digest(dataset)
+def test_a_failing_encoder_is_named_and_nothing_is_half_saved(tmp_path: Path) -> None:
+    with create(tmp_path / "d", encoder_queue_maxsize=2) as writer:
+        record_episode(writer, 0)
+        before = digest(tmp_path / "d")
+        writer.add_frame(frame(1, 0))
+        (spool,) = (tmp_path / "d/.recording").glob("partial-*")
+        shutil.rmtree(spool)  # as when somebody cleans the disk
+        with pytest.raises(DatasetError, match=r"could not be encoded(.|\n)*observation.images"):
+            for number in range(1, 50):
+                writer.add_frame(frame(1, number))
+        with pytest.raises(DatasetError, match=r"could not be encoded(.|\n)*observation.images"):
+            writer.save_episode()
+        assert digest(tmp_path / "d") == before
+        writer.discard_episode()
+        record_episode(writer, 1)
+    assert LeRobotDataset(tmp_path / "d").num_frames == 17
+
+
+def test_a_full_disk_loses_nothing(dataset: Path, tmp_path: Path) -> None:
+    """A file in the way of a directory stands for any error of the disk."""
+    with create(tmp_path / "d") as writer:
+        for number in range(8):
+            writer.add_frame(frame(0, number))
+        (tmp_path / "d/meta/episodes").write_text("in the way")
+        with pytest.raises(ArtifactError, match=r"could not be saved(.|\n)*meta/episodes"):
+            writer.save_episode()
+        (tmp_path / "d/meta/episodes").unlink()
+        writer.save_episode()
+        for index in range(1, 5):
+            record_episode(writer, index)
+    assert digest(tmp_path / "d") == digest(dataset)
+
+
+def test_resuming_a_finished_dataset_adds_to_its_last_files(dataset: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(dataset, tmp_path / "d")
+    (root / "README.md").write_text("mine")
+    with DatasetWriter.resume(root, fps=30, features=FEATURES, robot_type="arm", video=H264) as writer:
+        assert writer.saved == {0, 1, 2, 3, 4}
+        record_episode(writer, 5)
+        assert LeRobotDataset(root).num_episodes == 6
+    assert (root / "README.md").read_text() == "mine"
+    read, whole = LeRobotDataset(root), LeRobotDataset(record(tmp_path / "whole", range(6)))
+    for name in FEATURES:
+        for found, expected in zip(read.batch(range(63))[name], whole.batch(range(63))[name], strict=True):
+            assert np.array_equal(found, expected), name
+    assert digest(root / "meta/stats.json") == digest(tmp_path / "whole/meta/stats.json")
+    assert {path.name for path in root.rglob("file-*")} == {"file-000.parquet", "file-000.mp4"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "whole"]
+
+
+def test_full_files_stay_the_same_files(tmp_path: Path) -> None:
+    with create(tmp_path / "d", features=NOISE, data_files_size_in_mb=1) as writer:
+        for index in range(3):
+            writer.add_frame(noise(index))
+            writer.save_episode()
+    files = sorted((tmp_path / "d/data").rglob("*.parquet"))
+    before = [path.stat().st_ino for path in files]
+    with DatasetWriter.resume(tmp_path / "d") as writer:
+        for index in range(3, 5):
+            writer.add_frame(noise(index))
+            writer.save_episode()
+    after = [path.stat().st_ino for path in sorted((tmp_path / "d/data").rglob("*.parquet"))]
+    assert (len(before), len(after), after[0] == before[0], after[1] == before[1]) == (2, 3, True, False)
+    found = LeRobotDataset(tmp_path / "d").batch(range(5))["noise"]
+    assert np.array_equal(found, np.stack([noise(index)["noise"].transpose(2, 0, 1) for index in range(5)]))
+    assert len(list((tmp_path / "d").rglob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize("name", ["two_task_h264", "images_cut", "button_av1_cut"])
+def test_a_dataset_of_lerobot_goes_on(tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(LEROBOT / name, tmp_path / name)
+    before = LeRobotDataset(root)
+    length = int(before.episode_bounds[1][0])
+    frames = [
+        {key: before.batch([row])[key][0] for key, feature in before.features.items() if key not in DEFAULT_FEATURES}
+        for row in range(length)
+    ]
+    frames = [
+        {
+            key: np.reshape(value, before.features[key].shape) if np.ndim(value) < 3 else value
+            for key, value in values.items()
+        }
+        for values in frames
+    ]
+    with DatasetWriter.resume(root) as writer:
+        for values in frames:
+            writer.add_frame(values | {"task": "something new"})
+        writer.save_episode()
+    after = LeRobotDataset(root)
+    assert (after.num_episodes, after.tasks) == (before.num_episodes + 1, [*before.tasks, "something new"])
+    assert after.num_frames == before.num_frames + length
+    for key in before.features:
+        old = LeRobotDataset(LEROBOT / name).batch(range(0, before.num_frames, 7))[key]
+        assert np.array_equal(after.batch(range(0, before.num_frames, 7))[key], old), key
+    again = after.batch(range(before.num_frames, after.num_frames))
+    assert np.array_equal(again["action"], np.stack([values["action"] for values in frames]))
+    assert load_stats(root)["action"]["count"].tolist() == [after.num_frames]
+
+
+def test_what_cannot_go_on_is_refused(dataset: Path, tmp_path: Path) -> None:
+    for options, message in [
+        ({"fps": 20}, r"fps(.|\n)*30(.|\n)*20"),
+        ({"robot_type": "leg"}, r"robot_type(.|\n)*arm(.|\n)*leg"),
+        ({"features": {**FEATURES, "next.reward": {"dtype": "float64", "shape": [1]}}}, r"next.reward(.|\n)*float64"),
+        ({"features": {"action": FEATURES["action"]}}, r"no such feature"),
+        ({"video": VideoEncoding()}, r"video.codec(.|\n)*h264(.|\n)*av1"),
+    ]:
+        with pytest.raises(DatasetError, match=message):
+            DatasetWriter.resume(dataset, **options)
+    with pytest.raises(DatasetError, match="no dataset here"):
+        DatasetWriter.resume(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match=r"episodes table(.|\n)*interrupted"):
+        DatasetWriter.resume(LEROBOT / "crashed")
+    root = shutil.copytree(dataset, tmp_path / "orphan")
+    shutil.copy(root / f"videos/{CAMERA}/chunk-000/file-000.mp4", root / f"videos/{CAMERA}/chunk-000/file-001.mp4")
+    with pytest.raises(DatasetError, match=r"belongs to no episode(.|\n)*file-001.mp4(.|\n)*repair"):
+        DatasetWriter.resume(root)
+    assert not is_recording(root)
+
+
+def test_a_recording_without_episodes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="at least one episode"), create(tmp_path / "d"):
+        pass
+    create(tmp_path / "d").close()
+    assert not list(tmp_path.iterdir())
