@@ -10,21 +10,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lerobot_ops.datasets.edit_cameras import CameraStatistics, level_values
+from lerobot_ops.datasets.edit_cameras import CameraStatistics
 from lerobot_ops.datasets.edit_episodes import EpisodesTable
-from lerobot_ops.datasets.edit_numeric import feature_stats, matrix_of, matrix_stats
+from lerobot_ops.datasets.edit_numeric import matrix_of, matrix_stats
+from lerobot_ops.datasets.edit_overall import Overall
 from lerobot_ops.datasets.edit_plan import OutputFile, Plan, extra_columns, group_sizes, places, plan
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_rows import RowMaker
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, Histograms, write_histograms
 from lerobot_ops.datasets.info import MEGABYTE, DatasetInfo, write_info
-from lerobot_ops.datasets.statistics import Histogram, merge_stats
+from lerobot_ops.datasets.mp4 import copy_file
+from lerobot_ops.datasets.statistics import Histogram
 from lerobot_ops.datasets.tables import Stats, column_array, write_stats, write_tasks
 from lerobot_ops.datasets.video import Piece, cut_and_join, probe
 from lerobot_ops.errors import DatasetError
 
 _CLIPS = ".clips"
 """Where episodes that are encoded anew wait until they are joined."""
+_HISTOGRAMS_PER_FILE = 500
+"""Episodes: 6 kB each for a camera."""
 
 
 def assemble(root: Path, recipe: Recipe) -> DatasetInfo:
@@ -62,6 +66,13 @@ def write_plan(root: Path, made: Plan) -> DatasetInfo:
 def _write_video(root: Path, key: str, file: OutputFile, made: Plan, pointers: list[dict[str, Any]]) -> None:
     kept = made.recipe.kept[file.first : file.first + file.count]
     clips = [episode.clip(made.recipe.origin(key)) for episode in kept]
+    if file.how == "whole":
+        target = root / made.recipe.info.video_file(key, *file.place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(clips[0].file, target)
+        starts = [clip.from_timestamp for clip in clips]
+        _enter(key, file.place, file.first, starts, [episode.count for episode in kept], made.recipe.info, pointers)
+        return
     pieces = [Piece(clip.file, clip.from_timestamp, episode.count) for clip, episode in zip(clips, kept, strict=True)]
     _join(root, key, file.place, file.first, pieces, made.recipe.info, pointers)
 
@@ -77,12 +88,24 @@ def _join(
 ) -> None:
     """Join the clips of the episodes from `first` and enter where they are in `pointers`."""
     starts = cut_and_join(pieces, root / info.video_file(key, *place), info.fps)
-    for number, (start, piece) in enumerate(zip(starts, pieces, strict=True), first):
+    _enter(key, place, first, starts, [piece.frames for piece in pieces], info, pointers)
+
+
+def _enter(
+    key: str,
+    place: tuple[int, int],
+    first: int,
+    starts: Sequence[float],
+    lengths: Sequence[int],
+    info: DatasetInfo,
+    pointers: list[dict[str, Any]],
+) -> None:
+    for number, (start, frames) in enumerate(zip(starts, lengths, strict=True), first):
         pointers[number] |= {
             f"videos/{key}/chunk_index": place[0],
             f"videos/{key}/file_index": place[1],
             f"videos/{key}/from_timestamp": start,
-            f"videos/{key}/to_timestamp": (round(start * info.fps) + piece.frames) / info.fps,
+            f"videos/{key}/to_timestamp": (round(start * info.fps) + frames) / info.fps,
         }
 
 
@@ -118,29 +141,74 @@ def _write_tables(
     recipe = made.recipe
     maker = RowMaker(recipe, made.tasks, made.row_tasks)
     cameras = CameraStatistics(recipe)
-    gathered = _Overall(info)
+    gathered = Overall(info, made.frames)
     names = {key: cameras.names(key) for key in info.camera_keys}
-    counted: list[tuple[int, Histograms]] = []
+    counted = _HistogramFiles(root, info)
     with EpisodesTable(root, info, names, extra_columns(recipe.kept)) as episodes:
         for file in made.data:
             path = root / info.data_file(*file.place)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with pq.ParquetWriter(path, maker.schema, compression="snappy", use_dictionary=True) as writer:
+            with _DataFile(path, maker.schema, file) as data:
                 for number in range(file.first, file.first + file.count):
                     kept = recipe.kept[number]
                     rows = maker.rows(number, int(made.begins[number]))
-                    writer.write_table(rows, row_group_size=kept.count)
+                    data.add(rows)
                     numeric = _matrix(rows, info, made, number)
                     found = {}
                     for key in info.camera_keys:
                         found[key] = cameras.of(kept, key, rows, encoded[key][number] if key in encoded else None)
                     stats = matrix_stats(numeric)
-                    gathered.add(numeric, found)
-                    counted.append((number, {key: each[1] for key, each in found.items() if each and each[1]}))
+                    gathered.add(numeric, stats, found)
+                    counted.add(number, {key: each[1] for key, each in found.items() if each and each[1]})
                     seen = {key: each[0] for key, each in found.items() if each}
                     episodes.add(_row(made, number, file.place, pointers[number]), stats, seen)
-    write_histograms(root / HISTOGRAMS_PATH.format(chunk_index=0, file_index=0), counted)
-    return gathered.stats()
+    counted.flush()
+    return gathered.stats([root / info.data_file(*file.place) for file in made.data])
+
+
+class _HistogramFiles:
+    """Writes the pixel counts of the episodes, some hundred episodes to a file."""
+
+    def __init__(self, root: Path, info: DatasetInfo) -> None:
+        self._root, self._places = root, places(info)
+        self._held: list[tuple[int, Histograms]] = []
+
+    def add(self, number: int, histograms: Histograms) -> None:
+        """Add what is known of an episode."""
+        if histograms:
+            self._held.append((number, histograms))
+        if len(self._held) == _HISTOGRAMS_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held:
+            chunk, file = next(self._places)
+            write_histograms(self._root / HISTOGRAMS_PATH.format(chunk_index=chunk, file_index=file), self._held)
+        self._held = []
+
+
+class _DataFile:
+    """A data file that is written episode by episode, or taken over whole; then what is added is not looked at."""
+
+    def __init__(self, path: Path, schema: pa.Schema, file: OutputFile) -> None:
+        self._writer: pq.ParquetWriter | None = None
+        if file.how == "whole":
+            copy_file(file.sources[0], path)
+        else:
+            self._writer = pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=True)
+
+    def add(self, rows: pa.Table) -> None:
+        """Add an episode, as a row group of its own, as LeRobot does."""
+        if self._writer is not None:
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
+
+    def __enter__(self) -> "_DataFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _row(made: Plan, number: int, place: tuple[int, int], pointers: dict[str, Any]) -> dict[str, Any]:
@@ -165,32 +233,3 @@ def _matrix(rows: pa.Table, info: DatasetInfo, made: Plan, number: int) -> np.nd
             fix="delete this episode, or remove this feature",
         )
     return matrix
-
-
-class _Overall:
-    """Gathers what the statistics of the whole dataset follow from."""
-
-    def __init__(self, info: DatasetInfo) -> None:
-        self._info = info
-        self._matrices: list[np.ndarray] = []
-        self._parts: dict[str, list[dict[str, np.ndarray]]] = {}
-        self._counts: dict[str, Histogram | None] = {}
-
-    def add(
-        self, matrix: np.ndarray, cameras: dict[str, tuple[dict[str, np.ndarray], Histogram | None] | None]
-    ) -> None:
-        self._matrices.append(matrix)
-        for key, found in cameras.items():
-            if found is None:
-                continue
-            first = key not in self._parts
-            self._parts.setdefault(key, []).append(found[0])
-            before = self._counts.get(key)
-            self._counts[key] = found[1] if first else before + found[1] if before and found[1] else None
-
-    def stats(self) -> Stats:
-        whole = feature_stats(matrix_stats(np.concatenate(self._matrices, axis=1)), self._info.numeric)
-        for key, parts in self._parts.items():
-            counted = self._counts[key]
-            whole[key] = counted.stats(level_values(self._info.features[key])) if counted else merge_stats(parts)
-        return whole

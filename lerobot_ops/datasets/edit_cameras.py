@@ -1,7 +1,9 @@
 """Statistics of the cameras of edited episodes: kept where they still hold, else from the pixels."""
 
+import bisect
 import io
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from PIL import Image
 from lerobot_ops.datasets.decoder import open_video
 from lerobot_ops.datasets.depth import LEVELS, DepthRange, Unit
 from lerobot_ops.datasets.edit_recipe import Recipe
+from lerobot_ops.datasets.edit_rows import RowReader
 from lerobot_ops.datasets.edit_source import Clip, Kept, Source
-from lerobot_ops.datasets.histograms import fits, load_histograms
+from lerobot_ops.datasets.histograms import HISTOGRAM_COLUMNS, Histograms, fits, histograms_in
 from lerobot_ops.datasets.info import Feature
 from lerobot_ops.datasets.statistics import PIXEL_VALUES, CameraStats, Histogram
 from lerobot_ops.datasets.tables import STATISTICS, read_parquet
@@ -59,7 +62,7 @@ class CameraStatistics:
         if recipe.histograms == "keep" and kept.whole and name not in recipe.computed:
             known = self._known(kept.source)
             stats = known.stats(kept.episode, origin)
-            histogram = known.histograms.get(kept.episode, {}).get(origin)
+            histogram = known.histograms(kept.episode).get(origin)
             if histogram is not None and fits(histogram, values, stats):
                 return histogram.stats(values), histogram
             if stats:
@@ -132,30 +135,51 @@ class _Known:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._open: tuple[Path, int, Mapping[str, pa.ChunkedArray]] | None = None
+        self._stats, self._counts = RowReader(), RowReader()
+        self._columns: dict[Path, list[str]] = {}
 
     @cached_property
-    def histograms(self) -> dict[int, dict[str, Histogram]]:
-        return load_histograms(self._source.root)
+    def _places(self) -> dict[int, tuple[Path, int, int]]:
+        """Episode -> where its pixel counts are: file, first row, rows."""
+        places: dict[int, tuple[Path, int, int]] = {}
+        for path in sorted(self._source.root.glob("meta/histograms/*/*.parquet")):
+            numbers = read_parquet(path, ["episode_index"]).column("episode_index").to_pylist()
+            first = 0
+            for number, rows in itertools.groupby(numbers):
+                count = len(list(rows))
+                places[number] = path, first, count
+                first += count
+        return places
+
+    def histograms(self, episode: int) -> Histograms:
+        """The pixel counts of an episode's cameras, as far as they are known."""
+        if episode not in self._places:
+            return {}
+        path, first, count = self._places[episode]
+        return histograms_in(self._counts.rows(path, first, count, HISTOGRAM_COLUMNS), path).get(episode, {})
 
     def names(self, camera: str) -> list[str]:
         """The statistics of a camera that the episodes table has."""
         prefix = f"stats/{camera}/"
-        names = [name for path, _ in self._source.files for name in pq.read_schema(path).names]
+        names = [name for path, _ in self._source.files for name in self._camera_columns(path)]
         return list(dict.fromkeys(name.removeprefix(prefix) for name in names if name.startswith(prefix)))
 
     def stats(self, episode: int, camera: str) -> dict[str, np.ndarray]:
         """The statistics of a camera in the episodes table; empty if it has none."""
-        path, first = next(entry for entry in reversed(self._source.files) if entry[1] <= episode)
-        if self._open is None or self._open[0] != path:
+        number = bisect.bisect_right(self._source.files, episode, key=lambda file: file[1]) - 1
+        path, first = self._source.files[number]
+        columns = self._camera_columns(path)
+        row = self._stats.rows(path, episode - first, 1, columns) if columns else pa.table({})
+        prefix = f"stats/{camera}/"
+        values = {name: row.column(name)[0].as_py() for name in columns if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): np.atleast_1d(np.array(value))
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def _camera_columns(self, path: Path) -> list[str]:
+        if path not in self._columns:
             wanted = tuple(f"stats/{key}/" for key in self._source.info.camera_keys)
-            names = [name for name in pq.read_schema(path).names if name.startswith(wanted)]
-            table = read_parquet(path, names)
-            self._open = path, first, {name: table.column(name) for name in names}
-        found = {}
-        for name, column in self._open[2].items():
-            if name.startswith(f"stats/{camera}/"):
-                value = column[episode - first].as_py()
-                if value is not None:
-                    found[name.rsplit("/", 1)[1]] = np.atleast_1d(np.array(value))
-        return found
+            self._columns[path] = [name for name in pq.read_schema(path).names if name.startswith(wanted)]
+        return self._columns[path]

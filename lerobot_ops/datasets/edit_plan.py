@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.edit_recipe import Recipe
-from lerobot_ops.datasets.edit_rows import RowReader, source_columns
-from lerobot_ops.datasets.edit_source import Kept
+from lerobot_ops.datasets.edit_rows import RowReader, output_schema, source_columns
+from lerobot_ops.datasets.edit_source import Kept, Rows
 from lerobot_ops.datasets.info import MEGABYTE, DatasetInfo
 from lerobot_ops.errors import DatasetError
 
@@ -77,7 +78,7 @@ def plan(recipe: Recipe) -> Plan:
     for key in recipe.info.video_keys:
         videos[key] = _encoded_files(recipe, key) if key in recipe.encodings else _video_files(recipe, key)
     begins = np.cumsum([0, *(kept.count for kept in recipe.kept)])
-    return Plan(recipe, tasks, row_tasks, _data_files(recipe), videos, begins)
+    return Plan(recipe, tasks, row_tasks, _data_files(recipe, tasks, begins), videos, begins)
 
 
 def extra_columns(kept: Sequence[Kept]) -> pa.Table:
@@ -123,31 +124,102 @@ def _tasks(recipe: Recipe) -> tuple[list[str], list[np.ndarray] | None]:
     return tasks, [renumber[row] for row in rows]
 
 
-def _data_files(recipe: Recipe) -> list[OutputFile]:
-    """A new file where the size limit would be reached."""
-    sizes = [kept.rows.bytes for kept in recipe.kept]
-    paths = [kept.rows.file for kept in recipe.kept]
-    counts = group_sizes(sizes, recipe.info.data_files_size_in_mb * MEGABYTE)
-    return _files(recipe.info, counts, sizes, paths, "written")
+def _data_files(recipe: Recipe, tasks: Sequence[str], begins: np.ndarray) -> list[OutputFile]:
+    kept = [(episode, episode.rows) for episode in recipe.kept]
+    schema = output_schema(recipe)
+    runs, first = [], 0
+    for path, group in itertools.groupby(kept, key=lambda pair: pair[1].file):
+        episodes = list(group)
+        same = _same_rows(recipe, tasks, episodes, first, begins) and pq.read_schema(path).equals(schema)
+        runs.append(_Run(path, [rows.bytes for _, rows in episodes], same))
+        first += len(episodes)
+    return _files(recipe.info, runs, recipe.info.data_files_size_in_mb, "written")
+
+
+def _same_rows(
+    recipe: Recipe, tasks: Sequence[str], episodes: Sequence[tuple[Kept, Rows]], first: int, begins: np.ndarray
+) -> bool:
+    """Whether these episodes, numbered from `first`, are a whole data file whose every value stays as it is."""
+    if recipe.computed or recipe.tasks is not None or sum(rows.count for _, rows in episodes) != episodes[0][1].in_file:
+        return False
+    if any(recipe.origin(name) != name for name in recipe.info.columns):
+        return False
+    at = 0
+    for number, (kept, rows) in enumerate(episodes, first):
+        if not (kept.whole and kept.episode == number and rows.first == at and rows.index == begins[number]):
+            return False
+        if any(tasks[task : task + 1] != [kept.source.tasks[task]] for _, task in rows.tasks):
+            return False
+        at += rows.count
+    return True
 
 
 def _video_files(recipe: Recipe, key: str) -> list[OutputFile]:
-    """A new file at the size limit, and where the encoder's settings change."""
+    runs = []
     clips = [kept.clip(recipe.origin(key)) for kept in recipe.kept]
-    sizes, paths = [clip.bytes for clip in clips], [clip.file for clip in clips]
-    counts: list[int] = []
-    for _, group in itertools.groupby(clips, key=lambda clip: clip.video.signature):
-        counts += group_sizes([clip.bytes for clip in group], recipe.info.video_files_size_in_mb * MEGABYTE)
-    return _files(recipe.info, counts, sizes, paths, "cut")
+    for path, group in itertools.groupby(clips, key=lambda clip: clip.file):
+        own = list(group)
+        ends = np.cumsum([clip.frames for clip in own])
+        begins = [round(clip.from_timestamp * recipe.info.fps) for clip in own]
+        whole = own[0].is_steady and begins == [0, *ends[:-1].tolist()] and ends[-1] == own[0].video.frames
+        runs.append(_Run(path, [clip.bytes for clip in own], whole, own[0].video.signature))
+    return _files(recipe.info, runs, recipe.info.video_files_size_in_mb, "cut")
 
 
-def _files(
-    info: DatasetInfo, counts: Sequence[int], sizes: Sequence[float], paths: Sequence[Path], how: How
-) -> list[OutputFile]:
+@dataclass(frozen=True)
+class _Run:
+    """Episodes that follow each other and come from one file."""
+
+    file: Path
+    sizes: list[float]
+    whole: bool
+    """Whether they are all of that file, and stay as they are."""
+    kind: object = None
+    """Runs of different kinds cannot be in one file."""
+
+
+def _files(info: DatasetInfo, runs: Sequence[_Run], megabytes: int, how: How) -> list[OutputFile]:
+    """The files to write.
+
+    A file that is whole and at least half as large as the limit is taken over as it is, for itself; what is between
+    two such files is joined in its order, a new file beginning where the size would reach the limit or the kind
+    changes. What then is one whole file after all is taken over, too.
+    """
+    limit = megabytes * MEGABYTE
+    groups: list[list[tuple[_Run, int]]] = []  # per file: runs, and how many of their episodes
+    filled, closed = 0.0, True
+    for run in runs:
+        size = sum(run.sizes)
+        alone = run.whole and size >= limit / 2 and (size < limit or len(run.sizes) == 1)
+        if alone:
+            groups.append([(run, len(run.sizes))])
+            closed = True
+            continue
+        for bytes_ in run.sizes:
+            if closed or filled + bytes_ >= limit or groups[-1][-1][0].kind != run.kind:
+                groups.append([])
+                filled, closed = 0.0, False
+            if groups[-1] and groups[-1][-1][0] is run:
+                groups[-1][-1] = (run, groups[-1][-1][1] + 1)
+            else:
+                groups[-1].append((run, 1))
+            filled += bytes_
+    return _described(info, groups, how)
+
+
+def _described(info: DatasetInfo, groups: Sequence[list[tuple[_Run, int]]], how: How) -> list[OutputFile]:
     files, first = [], 0
-    for place, count in zip(places(info), counts, strict=False):
-        part = slice(first, first + count)
-        files.append(OutputFile(place, first, count, how, sum(sizes[part]), list(dict.fromkeys(paths[part]))))
+    taken: dict[int, int] = {}
+    for place, group in zip(places(info), groups, strict=False):
+        whole = len(group) == 1 and group[0][0].whole and group[0][1] == len(group[0][0].sizes)
+        size = 0.0
+        for run, count in group:
+            begin = taken.get(id(run), 0)
+            size += sum(run.sizes[begin : begin + count])
+            taken[id(run)] = begin + count
+        count = sum(count for _, count in group)
+        sources = list(dict.fromkeys(run.file for run, _ in group))
+        files.append(OutputFile(place, first, count, "whole" if whole else how, size, sources))
         first += count
     return files
 

@@ -21,7 +21,7 @@ _BATCH = 2048
 
 
 class RowReader:
-    """Reads the rows of episodes; episodes that follow each other in a file are read in one pass over it."""
+    """Reads rows of parquet files; those that follow each other in a file are read in one pass over it."""
 
     def __init__(self) -> None:
         self._open: tuple[Path, tuple[str, ...]] | None = None
@@ -31,25 +31,26 @@ class RowReader:
 
     def read(self, kept: Kept, columns: Sequence[str]) -> pa.Table:
         """These columns of the rows that are kept of an episode; raises DatasetError when they cannot be read."""
-        rows = kept.rows
-        here, end = (rows.file, tuple(columns)), rows.first + rows.count
+        return self.rows(kept.rows.file, kept.rows.first, kept.rows.count, columns)
+
+    def rows(self, path: Path, first: int, count: int, columns: Sequence[str]) -> pa.Table:
+        """These columns of `count` rows from `first`; raises DatasetError when they cannot be read."""
+        here, end = (path, tuple(columns)), first + count
         reached = self._held[-1][0] + self._held[-1][1].num_rows if self._held else 0
-        if here != self._open or not self._held or not self._held[0][0] <= rows.first <= reached:
-            self._open, self._parts, reached = here, _parts(*here, rows.first), 0
+        if here != self._open or not self._held or not self._held[0][0] <= first <= reached:
+            self._open, self._parts, reached = here, _parts(*here, first), 0
             self._held.clear()
         try:
             while reached < end:
-                first, part = next(self._parts)
-                self._held.append((first, part))
-                reached = first + part.num_rows
+                begin, part = next(self._parts)
+                self._held.append((begin, part))
+                reached = begin + part.num_rows
         except (pa.ArrowException, OSError, StopIteration) as error:
-            raise DatasetError(
-                "a data file cannot be read", file=rows.file, field=f"episode {kept.episode}", found=str(error)[:200]
-            ) from None
-        while self._held[0][0] + self._held[0][1].num_rows <= rows.first:
+            found = str(error)[:200] or "too few rows"
+            raise DatasetError("a data file cannot be read", file=path, field=f"row {first}", found=found) from None
+        while self._held[0][0] + self._held[0][1].num_rows <= first:
             self._held.popleft()
-        table = pa.concat_tables([part for _, part in self._held])
-        return table.slice(rows.first - self._held[0][0], rows.count)
+        return pa.concat_tables([part for _, part in self._held]).slice(first - self._held[0][0], count)
 
 
 def source_columns(kept: Kept, *, images: bool) -> list[str]:
@@ -154,10 +155,10 @@ def _times(kept: Kept) -> dict[str, pa.Array]:
 def _parts(path: Path, columns: tuple[str, ...], first: int) -> Iterator[tuple[int, pa.Table]]:
     """A data file from the row group in which row `first` is: tables, and the number of the first row of each."""
     with pq.ParquetFile(path, buffer_size=2**20) as file:
-        missing = [name for name in columns if name not in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        missing = [name for name in columns if name not in names]
         if missing:
-            found = ", ".join(file.schema_arrow.names)
-            raise DatasetError("a table lacks a column", file=path, field=missing[0], found=found)
+            raise DatasetError("a table lacks a column", file=path, field=missing[0], found=", ".join(names))
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         begin, number = 0, 0
         while number < len(groups) and begin + groups[number].num_rows <= first:

@@ -1,16 +1,15 @@
 """A dataset opened for editing: where each episode's frames are, checked before anything is written."""
 
-import contextlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lerobot_ops.datasets.checks_video import examine
+from lerobot_ops.datasets.checks_video import TOLERANCE_S, examine
 from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info
 from lerobot_ops.datasets.tables import episodes_files, load_episodes, load_tasks, read_parquet
 from lerobot_ops.datasets.video import VideoProbe
@@ -31,6 +30,10 @@ class Rows:
     """Runs of frames with one task: the first frame of the run in the episode, and its task index."""
     bytes: float
     """About the size that it has on disk."""
+    index: int | None
+    """The `index` of its first row, if those of the others follow it."""
+    in_file: int
+    """How many rows the file has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,11 @@ class Clip:
 
     file: Path
     from_timestamp: float
+    frames: int
     video: VideoProbe
+    """The whole file, without the arrays about its frames."""
+    is_steady: bool
+    """Whether frame k of the file is shown at k/fps."""
     bytes: float
 
 
@@ -113,7 +120,14 @@ class Kept:
         before = max(run for run, (first, _) in enumerate(rows.tasks) if first <= self.first)
         tasks = [(max(0, first - self.first), task) for first, task in rows.tasks[before:]]
         tasks = [(first, task) for first, task in tasks if first < self.count]
-        return Rows(rows.file, rows.first + self.first, self.count, tasks, rows.bytes * self.count / rows.count)
+        return replace(
+            rows,
+            first=rows.first + self.first,
+            count=self.count,
+            tasks=tasks,
+            bytes=rows.bytes * self.count / rows.count,
+            index=None,
+        )
 
     @property
     def tasks(self) -> list[str]:
@@ -127,7 +141,7 @@ class Kept:
             return clip
         share = self.count / self.source.rows[self.episode].count
         start = (round(clip.from_timestamp * self.source.info.fps) + self.first) / self.source.info.fps
-        return Clip(clip.file, start, clip.video, clip.bytes * share)
+        return replace(clip, from_timestamp=start, frames=self.count, bytes=clip.bytes * share)
 
 
 def open_source(root: Path, cameras: Sequence[str] | None = None) -> Source:
@@ -167,15 +181,16 @@ def _episodes(root: Path) -> tuple[pa.Table, list[tuple[Path, int]]]:
     """The episodes table without its statistics, which may be larger than all the rest, and its files: see `Source`."""
     parts, files, rows = [], [], 0
     for path in episodes_files(root):
-        with contextlib.suppress(pa.ArrowException, OSError):  # reading it says what is wrong with it
-            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-            parts.append(read_parquet(path, names))
-            files.append((path, rows))
-            rows += parts[-1].num_rows
-            continue
-        read_parquet(path)
+        try:
+            with pq.ParquetFile(path) as file:
+                names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
+                parts.append(file.read(names))
+        except (pa.ArrowException, OSError):
+            parts.append(read_parquet(path))  # says what is wrong with it
+        files.append((path, rows))
+        rows += parts[-1].num_rows
     if not parts:
-        return load_episodes(root), []  # raises
+        return load_episodes(root), []  # says that there is none
     return pa.concat_tables(parts, promote_options="permissive"), files
 
 
@@ -183,13 +198,12 @@ def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list
     chunks, files, lengths = (
         _column(root, episodes, name) for name in ("data/chunk_index", "data/file_index", "length")
     )
-    columns: dict[Path, tuple[dict[int, list[tuple[int, int]]], np.ndarray, float]] = {}
+    read: Path | None = None
     rows = []
     for number, (chunk, file, length) in enumerate(zip(chunks, files, lengths, strict=True)):
         path = root / info.data_file(chunk, file)
-        if path not in columns:
-            columns[path] = _index_columns(path)
-        pieces, task, size = columns[path]
+        if path != read:
+            read, (pieces, task, index, size) = path, _index_columns(path)
         mine = pieces.get(number, [])
         found = sum(end - begin for begin, end in mine)
         if len(mine) != 1 or found != length:
@@ -214,38 +228,40 @@ def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list
             )
         begins = [0, *(np.flatnonzero(np.diff(used)) + 1).tolist()]
         runs = [(begin, int(used[begin])) for begin in begins]
-        rows.append(Rows(path, first, int(length), runs, size * int(length)))
+        own = index[first : first + length]
+        start = int(own[0]) if np.array_equal(own, np.arange(own[0], own[0] + length)) else None
+        rows.append(Rows(path, first, int(length), runs, size * int(length), start, len(task)))
     return rows
 
 
-def _index_columns(path: Path) -> tuple[dict[int, list[tuple[int, int]]], np.ndarray, float]:
-    """Of a data file: episode -> its pieces (first row, row after the last), task_index, the bytes of one row."""
-    table = read_parquet(path, ["episode_index", "task_index"])
+def _index_columns(path: Path) -> tuple[dict[int, list[tuple[int, int]]], np.ndarray, np.ndarray, float]:
+    """Of a data file: episode -> its pieces (first row, row after the last), task_index, index, the bytes of a row."""
+    table = read_parquet(path, ["episode_index", "task_index", "index"])
     for name in table.column_names:
         if table.column(name).null_count or not pa.types.is_integer(table.column(name).type):
             found = f"{table.column(name).type} with {table.column(name).null_count} nulls"
             expected = "int64 in every row"
             raise DatasetError("a column is not usable", file=path, field=name, found=found, expected=expected)
-    episode, task = (np.asarray(table.column(name).to_numpy()) for name in ("episode_index", "task_index"))
+    episode, task, index = (np.asarray(table.column(name).to_numpy()) for name in table.column_names)
     changes = np.flatnonzero(np.diff(episode)) + 1
     bounds = [0, *changes.tolist(), len(episode)] if len(episode) else []
     pieces: dict[int, list[tuple[int, int]]] = {}
     for begin, end in itertools.pairwise(bounds):
         pieces.setdefault(int(episode[begin]), []).append((begin, end))
-    return pieces, task, path.stat().st_size / max(1, len(episode))
+    return pieces, task, index, path.stat().st_size / max(1, len(episode))
 
 
 def _clips(root: Path, info: DatasetInfo, episodes: pa.Table, key: str) -> list[Clip]:
     names = ("chunk_index", "file_index", "from_timestamp")
     chunks, files, begins = (_column(root, episodes, f"videos/{key}/{name}") for name in names)
     lengths = _column(root, episodes, "length")
-    videos: dict[Path, VideoProbe] = {}
+    videos: dict[Path, tuple[VideoProbe, bool, int]] = {}
     clips = []
     for number, (chunk, file, begin, length) in enumerate(zip(chunks, files, begins, lengths, strict=True)):
         path = root / info.video_file(key, int(chunk), int(file))
         if path not in videos:
-            videos[path] = examine(path)
-        video = videos[path]
+            videos[path] = _video(path, info.fps)
+        video, is_steady, size = videos[path]
         first = round(float(begin) * info.fps)
         if first < 0 or first + length > video.frames:
             raise DatasetError(
@@ -256,8 +272,17 @@ def _clips(root: Path, info: DatasetInfo, episodes: pa.Table, key: str) -> list[
                 expected=f"frames {first} to {first + length}",
                 fix=_VALIDATE,
             )
-        clips.append(Clip(path, float(begin), video, path.stat().st_size * int(length) / video.frames))
+        share = int(length) / video.frames
+        clips.append(Clip(path, float(begin), int(length), video, is_steady, size * share))
     return clips
+
+
+def _video(path: Path, fps: int) -> tuple[VideoProbe, bool, int]:
+    """A video file without the arrays about its frames, whether frame k is shown at k/fps, and its bytes."""
+    video = examine(path)
+    is_steady = bool(np.abs(video.times - np.arange(video.frames) / fps).max() < TOLERANCE_S)
+    nothing = np.empty(0)
+    return replace(video, times=nothing, keyframes=nothing), is_steady, path.stat().st_size
 
 
 def _column(root: Path, episodes: pa.Table, name: str) -> np.ndarray:

@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
         ("counts", pa.list_(pa.int64())),
     ]
 )
+HISTOGRAM_COLUMNS = _SCHEMA.names
 
 
 def write_histograms(path: Path, episodes: Iterable[tuple[int, Histograms]]) -> None:
@@ -61,8 +62,12 @@ def load_histograms(root: Path | str) -> dict[int, Histograms]:
 
 def load_histogram_file(path: Path) -> dict[int, Histograms]:
     """What one file has of it."""
+    return histograms_in(read_parquet(path, _SCHEMA.names), path)
+
+
+def histograms_in(table: pa.Table, path: Path) -> dict[int, Histograms]:
+    """What some rows of the file `path` have of it."""
     found: dict[int, Histograms] = {}
-    table = read_parquet(path, _SCHEMA.names)
     if table.schema.types != _SCHEMA.types:
         raise DatasetError(
             "a file of pixel counts has other columns",

@@ -4,6 +4,7 @@ Format: ISO/IEC 14496-12. Only the plain files that recorders write are read her
 fragments, no frames hidden by an edit list. `read_samples` gives None for every other file; FFmpeg reads those.
 """
 
+import fcntl
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ _CODECS = {b"av01", b"avc1", b"hvc1", b"hev1"}
 _ENTRY = 86
 """Bytes of a video sample entry before the boxes in it, its own header included."""
 _MOST_TICKS = 2**32 - 1
+_FICLONE = 0x40049409
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def write_samples(target: Path, like: Samples, runs: Sequence[Run], fps: int) ->
                     copy_range(source.fileno(), file.fileno(), offset, at, count)
                     at += count
     return True
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file into a new one, which shares its blocks where the file system can do that."""
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            copy_range(old.fileno(), new.fileno(), 0, 0, os.fstat(old.fileno()).st_size)
 
 
 def copy_range(source: int, target: int, offset: int, at: int, count: int) -> None:
