@@ -1,6 +1,6 @@
 """The frames of a view's cameras, decoded: from videos, or from images in the data files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,13 +28,30 @@ class Camera(Protocol):
         """
         ...
 
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        """The same frames, but a depth camera's as they are stored: uint16 levels, or distances in any unit."""
+        ...
+
+    def distances(self, stored: np.ndarray) -> np.ndarray:
+        """What a depth camera's `stored` frames stand for."""
+        ...
+
 
 class VideoCamera:
     """A camera whose frames are in mp4 files."""
 
-    def __init__(self, view: View, name: str, feature: Feature, tolerance_s: float, unit: Unit) -> None:
-        self._view, self._name, self._feature, self._tolerance_s = view, name, feature, tolerance_s
-        self._distances = DepthRange.of(feature.info or {}).table(unit) if feature.is_depth else None
+    def __init__(
+        self,
+        view: View,
+        name: str,
+        feature: Feature,
+        tolerance_s: float,
+        unit: Unit,
+        decoder: Callable[[Path], Decoder] = decoder_of,
+    ) -> None:
+        self._view, self._name, self._tolerance_s, self._decoder = view, name, tolerance_s, decoder
+        self._feature, self._is_depth = feature, feature.is_depth
+        self._distances = DepthRange.of(feature.info or {}).table(unit) if self._is_depth else None
         chosen = view.episodes
         chunk, file, self._starts = (
             view.table[f"videos/{name}/{field}"][chosen] for field in ("chunk_index", "file_index", "from_timestamp")
@@ -43,32 +60,31 @@ class VideoCamera:
         self._file = self._file.reshape(-1)
 
     def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
-        return self._read(rows, self._distances, scaled=scaled)
+        if self._is_depth:
+            return self.distances(self._read(rows, scaled=False))
+        return self._read(rows, scaled=scaled)
 
-    def read_levels(self, rows: np.ndarray) -> np.ndarray:
-        """A depth camera's frames as they are stored: uint16 [n, 1, height, width]."""
-        return self._read(rows, None, scaled=False)
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        return self._read(rows, scaled=False)
 
-    def _read(self, rows: np.ndarray, distances: np.ndarray | None, *, scaled: bool) -> np.ndarray:
+    def distances(self, stored: np.ndarray) -> np.ndarray:
+        assert self._distances is not None
+        return self._distances[stored]
+
+    def _read(self, rows: np.ndarray, *, scaled: bool) -> np.ndarray:
         frames: np.ndarray | None = None
         for path, here, times in self._parts(rows):
-            decoder = decoder_of(path)
+            decoder = self._decoder(path)
             wanted, first, again = _sorted(times)
             for place, shown in zip(here[first], decoder.at(wanted.tolist(), self._tolerance_s), strict=True):
-                planes = self._planes(decoder, shown, distances)
+                planes = [decoder.pixels(shown, "gray12le")] if self._is_depth else decoder.planes(shown)
                 if frames is None:
-                    dtype = np.dtype(np.float32) if scaled and distances is None else planes[0].dtype
+                    dtype = np.dtype(np.float32) if scaled else planes[0].dtype
                     frames = np.empty((len(rows), len(planes), *planes[0].shape), dtype)
                 put(planes, frames[place], path)
             if frames is not None and len(first) < len(here):
                 frames[here] = frames[here[first][again]]
         return none_of(self._feature) if frames is None else frames
-
-    def _planes(self, decoder: Decoder, frame: Any, distances: np.ndarray | None) -> Sequence[np.ndarray]:
-        if not self._feature.is_depth:
-            return decoder.planes(frame)
-        levels = decoder.pixels(frame, "gray12le")
-        return [levels if distances is None else distances[levels]]
 
     def _parts(self, rows: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
         """Every video file that `rows` lie in, the places of these rows, and their times in the file."""
@@ -89,6 +105,16 @@ class ImageCamera:
         self._column: ImageColumn | None = None
 
     def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+        frames = self._read(rows, scaled=scaled)
+        return self.distances(frames) if self._feature.is_depth else frames
+
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        return self._read(rows, scaled=False)
+
+    def distances(self, stored: np.ndarray) -> np.ndarray:
+        return in_unit(stored, self._feature, self._unit)
+
+    def _read(self, rows: np.ndarray, *, scaled: bool) -> np.ndarray:
         if self._column is None:
             self._column = ImageColumn(self._data.places.files, self._name)
         frames: np.ndarray | None = None
@@ -98,8 +124,7 @@ class ImageCamera:
                 dtype = np.dtype(np.float32) if scaled else picture.dtype
                 frames = np.empty((len(rows), *picture.shape), dtype)
             put(picture, frames[place], self._data.places.files[file])
-        frames = none_of(self._feature) if frames is None else frames
-        return in_unit(frames, self._feature, self._unit) if self._feature.is_depth else frames
+        return none_of(self._feature) if frames is None else frames
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process unpacks the images for itself."""

@@ -66,7 +66,7 @@ class LeRobotDataset:
         self._data = DataRows(self._view)
         self._cameras = {name: self._camera(name, tolerance_s) for name in self.info.camera_keys}
         if frame_cache is not None and self._cameras:
-            self.info, self._cameras = frame_cache.through(self._view, self._cameras, depth_output_unit)
+            self.info, self._cameras = frame_cache.through(self._view, self._cameras)
         self.features: dict[str, Feature] = self.info.features
         self._deltas = delta_indices(delta_timestamps or {}, self.info, tolerance_s)
         self._columns: dict[str, np.ndarray] = {}
