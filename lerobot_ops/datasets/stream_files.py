@@ -34,49 +34,46 @@ class StreamFiles:
         self._tables: _Open[_Table] = _Open(_OPEN_TABLES, self._open_table)
         self._videos: _Open[Decoder] = _Open(open_videos, self._open_video)
 
-    def rows(self, path: str, columns: Sequence[str], begin: int, end: int) -> pa.Table:
+    def rows(self, path: Path, columns: Sequence[str], begin: int, end: int) -> pa.Table:
         """Rows `begin` to `end` of a data file."""
-        with self._errors():
-            return self._tables[path].rows(columns, begin, end)
+        return self._tables[path].rows(columns, begin, end)
 
-    def frames(self, path: str, times: np.ndarray, tolerance_s: float, pixels: str) -> np.ndarray:
-        """The frames of a video file that are shown at `times`, in any order: [n, height, width(, 3)]."""
-        unique, place = np.unique(times, return_inverse=True)
-        with self._errors():
-            decoder = self._videos[path]
-            found = [decoder.pixels(frame, pixels) for frame in decoder.at(unique.tolist(), tolerance_s)]
-        return np.stack(found)[place]
+    def decoder(self, path: Path) -> Decoder:
+        """The decoder of a video file, open until others take its place."""
+        return self._videos[path]
 
     def close(self) -> None:
         self._tables.close()
         self._videos.close()
 
-    def _open_table(self, path: str) -> "_Table":
-        return _Table(self._root / path, self._remote(path))
+    def _open_table(self, path: Path) -> "_Table":
+        return _Table(path, self._remote(path))
 
-    def _open_video(self, path: str) -> Decoder:
-        return Decoder(self._root / path, self._remote(path))
+    def _open_video(self, path: Path) -> Decoder:
+        return Decoder(path, self._remote(path))
 
-    def _remote(self, path: str) -> Any:
+    def _remote(self, path: Path) -> Any:
         """The open file on the Hub, or none when it is on disk."""
-        if self._repository is None or (self._root / path).exists():
+        if self._repository is None or path.exists():
             return None
+        inside = path.relative_to(self._root).as_posix()
         if self._file_system is None:
             from huggingface_hub import HfFileSystem
 
             self._file_system = HfFileSystem()
-        place = f"datasets/{self._repository.name}@{self._repository.revision}/{path}"
+        place = f"datasets/{self._repository.name}@{self._repository.revision}/{inside}"
         try:
             return self._file_system.open(place, "rb", block_size=BLOCK, cache_type="mmap")
         except FileNotFoundError:
             raise DatasetError(
                 "a file of the dataset is missing on the Hub",
-                file=f"{self._repository.name}/{path}",
+                file=f"{self._repository.name}/{inside}",
                 fix="validate the dataset: the episodes table points at a file that is not there",
             ) from None
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """Inside of it, what goes wrong with the Hub is raised as an error that says what to do."""
         if self._repository is None:
             yield
             return
@@ -89,11 +86,11 @@ class StreamFiles:
 class _Open(Generic[T]):
     """The files that were used last, at most so many."""
 
-    def __init__(self, most: int, opened: Callable[[str], T]) -> None:
+    def __init__(self, most: int, opened: Callable[[Path], T]) -> None:
         self._most, self._opened = most, opened
-        self._files: OrderedDict[str, T] = OrderedDict()
+        self._files: OrderedDict[Path, T] = OrderedDict()
 
-    def __getitem__(self, path: str) -> T:
+    def __getitem__(self, path: Path) -> T:
         if path not in self._files:
             while len(self._files) >= self._most:
                 _close(self._files.popitem(last=False)[1])

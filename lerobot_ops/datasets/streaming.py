@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lerobot_ops.datasets.cameras import VideoCamera, in_unit
 from lerobot_ops.datasets.depth import Unit
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info
 from lerobot_ops.datasets.remote import Repository, fetch_meta, lerobot_home, repository_at
@@ -22,6 +23,8 @@ from lerobot_ops.datasets.tables import Stats, load_stats, load_tasks
 from lerobot_ops.datasets.view import EpisodeFilter, View, delta_indices, view_of
 from lerobot_ops.errors import DatasetError
 
+_MADE_AT_ONCE = 32
+"""Items that are made in the order of their frames, then handed out in theirs: a video is decoded forwards only."""
 _OPEN_GROUPS = 4
 """So many groups of episodes, each in files of its own, are read in turn: mixed well with few files open."""
 
@@ -87,7 +90,12 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
     @cached_property
     def stats(self) -> Stats:
         """Feature -> statistic -> array, over the whole dataset; empty when the dataset has none."""
-        return load_stats(self.root)
+        stats, unit = load_stats(self.root), self._format.depth_output_unit
+        for name, feature in self.features.items():
+            if feature.is_depth and name in stats:
+                values = {key: in_unit(value, feature, unit) for key, value in stats[name].items() if key != "count"}
+                stats[name] |= values
+        return stats
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass, also for workers that are running already."""
@@ -103,30 +111,38 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         worker = get_worker_info()
         if worker is not None:
             begin, end = _share(begin, end, worker.id, worker.num_workers)
-        cameras = max(1, len(self.info.video_keys))
-        files = StreamFiles(self.root, self._repository, open_videos=(_OPEN_GROUPS + 2) * cameras)
+        files = StreamFiles(self.root, self._repository, open_videos=(_OPEN_GROUPS + 2) * len(self.info.video_keys))
         try:
-            yield from self._items(files, begin, end)
+            with files.errors():
+                yield from self._items(files, begin, end)
         finally:
             files.close()
 
     def _items(self, files: StreamFiles, begin: int, end: int) -> Iterator[Item]:
         """The items of frames `begin` to `end` of this epoch's order of episodes."""
-        random = np.random.default_rng([self._seed, int(self._epoch)])
+        made, random = self._format, np.random.default_rng([self._seed, int(self._epoch)])
         order = self._mixed(random) if self._shuffle else self.episodes
+        cameras = {
+            key: VideoCamera(
+                self._view, key, self.features[key], made.tolerance_s, made.depth_output_unit, files.decoder
+            )
+            for key in self.info.video_keys
+        }
         pieces = _pieces(order, self._view.table["length"], begin, end)
         if not self._shuffle:
             for piece in pieces:
-                episode = self._load(files, piece.episode)
+                episode = self._load(files, cameras, piece.episode)
                 yield from (episode.item(row) for row in range(piece.begin, piece.end))
             return
         random = np.random.default_rng([self._seed, int(self._epoch), begin])
         for block in _blocks(pieces, self._buffer_size):
-            loaded = [self._load(files, piece.episode) for piece in block]
+            loaded = [self._load(files, cameras, piece.episode) for piece in block]
             rows = [(episode, row) for episode, piece in enumerate(block) for row in range(piece.begin, piece.end)]
-            for place in random.permutation(len(rows)):
-                episode, row = rows[place]
-                yield loaded[episode].item(row)
+            places = random.permutation(len(rows)).tolist()
+            for start in range(0, len(rows), _MADE_AT_ONCE):
+                chosen = places[start : start + _MADE_AT_ONCE]
+                items = {place: loaded[rows[place][0]].item(rows[place][1]) for place in sorted(chosen)}
+                yield from map(items.__getitem__, chosen)
 
     def _mixed(self, random: np.random.Generator) -> np.ndarray:
         """The episodes in random order, such that neighbours lie in few files."""
@@ -147,11 +163,11 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
                 del waiting[chosen]
         return np.array(order)
 
-    def _load(self, files: StreamFiles, episode: int) -> StreamedEpisode:
+    def _load(self, files: StreamFiles, cameras: Mapping[str, VideoCamera], episode: int) -> StreamedEpisode:
         table = self._view.table
         path = self.info.data_file(*(int(table[f"data/{field}"][episode]) for field in ("chunk_index", "file_index")))
         begin, length = int(self._row_in_file[episode]), int(table["length"][episode])
-        rows = files.rows(path, [*self.info.columns], begin, begin + length)
+        rows = files.rows(self.root / path, [*self.info.columns], begin, begin + length)
         if length and rows.column("index")[0].as_py() != table["dataset_from_index"][episode]:
             raise DatasetError(
                 "the frames of an episode are not where its data file should have them",
@@ -162,7 +178,12 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
                 fix="validate the dataset: the data and the episodes table disagree",
             )
         view = View(self.root, self.info, table, np.array([episode]), np.array([0]), np.array([length]))
-        return StreamedEpisode(files, self._format, view, rows)
+        first = int(self._view.first[np.searchsorted(self.episodes, episode)])
+        videos = {
+            name: lambda rows, scaled, camera=camera: camera.read(first + rows, scaled=scaled)
+            for name, camera in cameras.items()
+        }
+        return StreamedEpisode(self._format, view, rows, videos)
 
     def _current_rank(self) -> tuple[int, int]:
         """This process's place among those that train together; a DataLoader's worker has its parent's."""
