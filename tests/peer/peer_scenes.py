@@ -91,13 +91,17 @@ def deltas(name: str) -> dict[str, list[float]]:
     return wanted | {key: [-2 / FPS, 0.0] for key in SCENES[name] if "image" in key}
 
 
-def fingerprints(items: Any, rows: range) -> list[dict[str, str]]:
-    """What an item is: per key its dtype, shape and content, short."""
-    return [{key: fingerprint(value) for key, value in sorted(items[row].items())} for row in rows]
+def fingerprints(items: Any, rows: range) -> dict[str, str]:
+    """What the items of `rows` are: per key dtype, shape and a digest of the content of all."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        for key, value in items[row].items():
+            found.setdefault(key, []).append(value.numpy() if hasattr(value, "numpy") else value)
+    return {key: fingerprint(values) for key, values in sorted(found.items())}
 
 
-def fingerprint(value: Any) -> str:
-    if not hasattr(value, "numpy"):
-        return json.dumps(value)
-    array = value.numpy()
-    return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+def fingerprint(values: list[Any]) -> str:
+    if isinstance(values[0], str):
+        return "text " + hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+    stacked = np.stack(values)
+    return f"{stacked.dtype}{list(stacked.shape)} {hashlib.sha256(stacked.tobytes()).hexdigest()[:16]}"
