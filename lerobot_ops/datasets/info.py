@@ -263,7 +263,7 @@ def _check_version(path: Path, version: object) -> None:
         field="codebase_version",
         found=version,
         expected=CODEBASE_VERSION,
-        fix="convert it with `python -m lerobot.scripts.convert_dataset_v21_to_v30`" if old else None,
+        fix=f"convert it with `lerobot-ops convert {path.parents[1]} --new_root=DIR`" if old else None,
     )
 
 

@@ -136,13 +136,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
             return
         random = np.random.default_rng([self._seed, int(self._epoch), begin])
         for block in _blocks(pieces, self._buffer_size):
-            loaded = [self._load(files, cameras, piece.episode) for piece in block]
-            rows = [(episode, row) for episode, piece in enumerate(block) for row in range(piece.begin, piece.end)]
-            places = random.permutation(len(rows)).tolist()
-            for start in range(0, len(rows), _MADE_AT_ONCE):
-                chosen = places[start : start + _MADE_AT_ONCE]
-                items = {place: loaded[rows[place][0]].item(rows[place][1]) for place in sorted(chosen)}
-                yield from map(items.__getitem__, chosen)
+            yield from _shuffled([(self._load(files, cameras, piece.episode), piece) for piece in block], random)
 
     def _mixed(self, random: np.random.Generator) -> np.ndarray:
         """The episodes in random order, such that neighbours lie in few files."""
@@ -155,9 +149,12 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         groups = [random.permutation(self.episodes[group.ravel() == number]) for number in range(group.max() + 1)]
         waiting = [groups[number].tolist() for number in random.permutation(len(groups))]
         order: list[int] = []
-        while waiting:
-            sizes = np.array([len(rest) for rest in waiting[:_OPEN_GROUPS]])
-            chosen = int(random.choice(len(sizes), p=sizes / sizes.sum()))
+        for draw in random.random(len(self.episodes)).tolist():
+            place = draw * sum(map(len, waiting[:_OPEN_GROUPS]))
+            chosen = 0
+            while chosen + 1 < len(waiting[:_OPEN_GROUPS]) and place >= len(waiting[chosen]):
+                place -= len(waiting[chosen])
+                chosen += 1
             order.append(waiting[chosen].pop())
             if not waiting[chosen]:
                 del waiting[chosen]
@@ -230,6 +227,16 @@ def _blocks(pieces: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
             block, frames = [], 0
     if block:
         yield block
+
+
+def _shuffled(block: list[tuple[StreamedEpisode, _Piece]], random: np.random.Generator) -> Iterator[Item]:
+    """The items of a block in random order."""
+    rows = [(episode, row) for episode, piece in block for row in range(piece.begin, piece.end)]
+    places = random.permutation(len(rows)).tolist()
+    for start in range(0, len(rows), _MADE_AT_ONCE):
+        chosen = places[start : start + _MADE_AT_ONCE]
+        items = {place: rows[place][0].item(rows[place][1]) for place in sorted(chosen)}
+        yield from map(items.__getitem__, chosen)
 
 
 def _meta_of(place: Path | str, revision: str | None) -> tuple[Path, Repository | None]:

@@ -220,7 +220,8 @@ from lerobot_ops.datasets.streaming import StreamingLeRobotDataset
 def main(root, method, rank):
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=2)
     stream = StreamingLeRobotDataset(root, buffer_size=100)
-    loader = DataLoader(stream, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    spawned = {"num_workers": 1, "multiprocessing_context": "spawn"} if rank else {}
+    loader = DataLoader(stream, batch_size=None, **spawned)
     print(json.dumps([len(stream), [int(item["index"]) for item in loader]]))
     dist.destroy_process_group()
 
