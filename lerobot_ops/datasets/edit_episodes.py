@@ -1,5 +1,6 @@
 """The episodes table of an edited dataset, written a few hundred rows at a time."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lerobot_ops.datasets.arrays import lists, nested, numbers, texts
 from lerobot_ops.datasets.edit_numeric import feature_stats
 from lerobot_ops.datasets.info import EPISODES_PATH, DatasetInfo
 from lerobot_ops.datasets.tables import EPISODES_PER_FILE, STATISTICS
@@ -72,35 +74,26 @@ class EpisodesTable:
         count = len(self._rows)
         for name in self._rows[0]:
             values = [row[name] for row in self._rows]
-            columns[name] = pa.array(values, _type(name))
+            columns[name] = _column(name, values)
         numeric = {name: np.stack([stats[name] for stats in self._numeric]).T for name in self._numeric[0]}
         found = feature_stats(numeric, self._info.numeric, rows=count)
         for name, feature in self._info.features.items():
             if feature.is_numeric:
-                columns |= {f"stats/{name}/{key}": _nested(found[name][key]) for key in STATISTICS}
+                columns |= {f"stats/{name}/{key}": nested(found[name][key]) for key in STATISTICS}
             for key in self._cameras.get(name, ()):
                 values = [stats.get(name, {}).get(key) for stats in self._seen]
                 columns[f"stats/{name}/{key}"] = _camera_column(key, values)
         for index, key in enumerate(("chunk_index", "file_index")):
-            columns[f"meta/episodes/{key}"] = pa.array(np.full(count, self._place[index]))
+            columns[f"meta/episodes/{key}"] = numbers(np.full(count, self._place[index]))
         for name in self._extra.column_names:
             columns[name] = self._extra.column(name).slice(self._written, count)
         return pa.table(columns)
 
 
-def _type(name: str) -> pa.DataType:
+def _column(name: str, values: list[Any]) -> pa.Array:
     if name == "tasks":
-        return pa.list_(pa.field("element", pa.string()))
-    return pa.float64() if name.endswith("_timestamp") else pa.int64()
-
-
-def _nested(values: np.ndarray) -> pa.Array:
-    """Values [rows, *shape] as lists of the same depth."""
-    array = pa.array(np.ascontiguousarray(values).reshape(-1))
-    for size in reversed(values.shape[1:]):
-        offsets = pa.array(np.arange(0, len(array) + 1, size, dtype=np.int32))
-        array = pa.ListArray.from_arrays(offsets, array, type=pa.list_(pa.field("element", array.type)))
-    return array
+        return lists(texts(list(itertools.chain(*values))), [len(tasks) for tasks in values])
+    return numbers(np.array(values, np.float64 if name.endswith("_timestamp") else np.int64))
 
 
 def _camera_column(statistic: str, values: Sequence[np.ndarray | None]) -> pa.Array:
@@ -108,7 +101,7 @@ def _camera_column(statistic: str, values: Sequence[np.ndarray | None]) -> pa.Ar
     dtype = np.int64 if statistic == "count" else np.float64
     known = [np.asarray(value, dtype) for value in values if value is not None]
     if len(known) == len(values) and len({value.shape for value in known}) == 1:
-        return _nested(np.stack(known))
+        return nested(np.stack(known))
     kind: pa.DataType = pa.int64() if statistic == "count" else pa.float64()
     for _ in range(1 if statistic == "count" else 3):
         kind = pa.list_(pa.field("element", kind))

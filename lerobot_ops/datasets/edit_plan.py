@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lerobot_ops.datasets.arrays import numbers
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_rows import RowReader, output_schema, source_columns
 from lerobot_ops.datasets.edit_source import Kept, Rows
@@ -88,10 +89,10 @@ def extra_columns(kept: Sequence[Kept]) -> pa.Table:
     """
     parts = []
     for _, group in itertools.groupby(kept, key=lambda episode: id(episode.source)):
-        numbers = list(group)
-        table = numbers[0].source.episodes
+        episodes = list(group)
+        table = episodes[0].source.episodes
         names = [name for name in table.column_names if name not in _OWN and not name.startswith(_POINTERS)]
-        parts.append(table.select(names).take([episode.episode for episode in numbers]))
+        parts.append(table.select(names).take(numbers(np.array([episode.episode for episode in episodes]))))
     if not any(part.num_columns for part in parts):
         return pa.table({})
     return pa.concat_tables(parts, promote_options="permissive")

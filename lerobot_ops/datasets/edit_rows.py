@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lerobot_ops.datasets.arrays import numbers
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept
 from lerobot_ops.datasets.tables import data_schema
@@ -118,9 +119,9 @@ class RowMaker:
                     found=len(columns[name]),
                     expected=kept.count,
                 )
-        columns["index"] = pa.array(np.arange(begin, begin + kept.count))
-        columns["episode_index"] = pa.array(np.full(kept.count, number, np.int64))
-        columns["task_index"] = pa.array(self._tasks(number))
+        columns["index"] = numbers(np.arange(begin, begin + kept.count))
+        columns["episode_index"] = numbers(np.full(kept.count, number, np.int64))
+        columns["task_index"] = numbers(self._tasks(number))
         if not kept.whole:
             columns |= _times(kept)
         try:
@@ -149,7 +150,7 @@ def _times(kept: Kept) -> dict[str, pa.Array]:
     """The frame numbers and times of a part of an episode: they begin at 0 again."""
     frames = np.arange(kept.count, dtype=np.int64)
     seconds = (frames / kept.source.info.fps).astype(np.float32)
-    return {"frame_index": pa.array(frames), "timestamp": pa.array(seconds)}
+    return {"frame_index": numbers(frames), "timestamp": numbers(seconds)}
 
 
 def _parts(path: Path, columns: tuple[str, ...], first: int) -> Iterator[tuple[int, pa.Table]]:

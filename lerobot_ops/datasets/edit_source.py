@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.checks_video import TOLERANCE_S, examine
 from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info
-from lerobot_ops.datasets.tables import episodes_files, load_episodes, load_tasks, read_parquet
+from lerobot_ops.datasets.tables import episodes_files, load_episodes, load_tasks, plain_values, read_parquet
 from lerobot_ops.datasets.video import VideoProbe
 from lerobot_ops.errors import DatasetError
 
@@ -242,7 +242,7 @@ def _index_columns(path: Path) -> tuple[dict[int, list[tuple[int, int]]], np.nda
             found = f"{table.column(name).type} with {table.column(name).null_count} nulls"
             expected = "int64 in every row"
             raise DatasetError("a column is not usable", file=path, field=name, found=found, expected=expected)
-    episode, task, index = (np.asarray(table.column(name).to_numpy()) for name in table.column_names)
+    episode, task, index = (plain_values(table.column(name).combine_chunks()) for name in table.column_names)
     changes = np.flatnonzero(np.diff(episode)) + 1
     bounds = [0, *changes.tolist(), len(episode)] if len(episode) else []
     pieces: dict[int, list[tuple[int, int]]] = {}
@@ -294,4 +294,4 @@ def _column(root: Path, episodes: pa.Table, name: str) -> np.ndarray:
     if column.null_count or not number:
         found = f"{column.type} with {column.null_count} nulls"
         raise DatasetError("a column is not usable", file=place, field=name, found=found, fix=_VALIDATE)
-    return np.asarray(column.to_numpy())
+    return plain_values(column.combine_chunks())

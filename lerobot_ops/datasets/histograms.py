@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lerobot_ops.datasets.arrays import lists, numbers, texts
 from lerobot_ops.datasets.statistics import Histogram
-from lerobot_ops.datasets.tables import read_parquet
+from lerobot_ops.datasets.tables import plain_values, read_parquet
 from lerobot_ops.errors import DatasetError
 
 HISTOGRAMS_PATH = "meta/histograms/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -35,20 +36,18 @@ HISTOGRAM_COLUMNS = _SCHEMA.names
 
 def write_histograms(path: Path, episodes: Iterable[tuple[int, Histograms]]) -> None:
     """Write one file: the pixel counts of each of `episodes` (its index, its cameras); no file when there are none."""
-    rows = [
-        {
-            "episode_index": number,
-            "feature": name,
-            "frames": found.frames,
-            "channels": len(found.counts),
-            "counts": found.counts.reshape(-1),
-        }
-        for number, histograms in episodes
-        for name, found in histograms.items()
-    ]
+    rows = [(number, name, found) for number, histograms in episodes for name, found in histograms.items()]
     if rows:
+        counts = [found.counts.reshape(-1) for _, _, found in rows]
+        columns = [
+            numbers(np.array([number for number, _, _ in rows])),
+            texts([name for _, name, _ in rows]),
+            numbers(np.array([found.frames for _, _, found in rows])),
+            numbers(np.array([len(found.counts) for _, _, found in rows])),
+            lists(numbers(np.concatenate(counts)), [len(levels) for levels in counts]).cast(_SCHEMA.types[-1]),
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path, compression="zstd")
+        pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
 
 
 def load_histograms(root: Path | str) -> dict[int, Histograms]:
@@ -78,7 +77,7 @@ def histograms_in(table: pa.Table, path: Path) -> dict[int, Histograms]:
     counts = table.column("counts")
     names = [table.column(name).to_pylist() for name in ("episode_index", "feature", "frames", "channels")]
     for row, (number, feature, frames, channels) in enumerate(zip(*names, strict=True)):
-        levels = np.asarray(counts[row].values.to_numpy()).reshape(channels, -1)
+        levels = plain_values(counts[row].values).reshape(channels, -1)
         found.setdefault(number, {})[feature] = Histogram(levels, frames)
     return found
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lerobot_ops.artifacts import write_bytes
+from lerobot_ops.datasets.arrays import numbers, texts
 from lerobot_ops.datasets.info import EPISODES_PATH, STATS_PATH, TASKS_PATH, DatasetInfo, Feature
 from lerobot_ops.datasets.language import language_feature, language_type
 from lerobot_ops.errors import DatasetError
@@ -147,7 +148,7 @@ def write_tasks(root: Path | str, tasks: Sequence[str]) -> None:
         "pandas_version": "2.3.3",  # what the layout is of, so that the bytes do not depend on what is installed
     }
     schema = pa.schema([("task_index", pa.int64()), ("task", pa.string())], metadata={"pandas": json.dumps(described)})
-    table = pa.table({"task_index": range(len(tasks)), "task": list(tasks)}, schema=schema)
+    table = pa.table([numbers(np.arange(len(tasks))), texts(tasks)], schema=schema)
     _write_groups(Path(root) / TASKS_PATH, schema, [table])
 
 
@@ -180,11 +181,10 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one parquet file; raises DatasetError when it is missing, has no footer or lacks a column."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            missing = [name for name in columns or () if name not in file.schema_arrow.names]
+            names = file.schema_arrow.names if columns else []
+            missing = [name for name in columns or () if name not in names]
             if missing:
-                raise DatasetError(
-                    "a table lacks a column", file=path, field=missing[0], found=", ".join(file.schema_arrow.names)
-                )
+                raise DatasetError("a table lacks a column", file=path, field=missing[0], found=", ".join(names))
             # Threads pay for a whole table; for some columns in small row groups, handing them out costs more.
             return file.read(columns=list(columns) if columns is not None else None, use_threads=columns is None)
     except FileNotFoundError:
