@@ -14,6 +14,7 @@ from lerobot_ops.datasets.info import Feature
 from lerobot_ops.datasets.view import View
 from lerobot_ops.errors import DatasetError
 
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 _WHITE = np.float32(255)
 _MILLIMETRES = np.float32(1000)
 
@@ -21,10 +22,11 @@ _MILLIMETRES = np.float32(1000)
 class Camera(Protocol):
     """Whatever frames come from."""
 
-    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+    def read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
         """The frames at `rows` int[n] of the view, in any order: uint8 [n, channels, height, width].
 
-        `scaled` ones are float32 in [0, 1]; depth is float32 distances, and is never scaled.
+        `scaled` ones are float32 in [0, 1]; depth is float32 distances, and is never scaled. `empty` makes the array
+        that frames are decoded into.
         """
         ...
 
@@ -59,19 +61,19 @@ class VideoCamera:
         self._files, self._file = np.unique(np.stack([chunk, file], axis=1), axis=0, return_inverse=True)
         self._file = self._file.reshape(-1)
 
-    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+    def read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
         if self._is_depth:
-            return self.distances(self._read(rows, scaled=False))
-        return self._read(rows, scaled=scaled)
+            return self.distances(self._read(rows))
+        return self._read(rows, scaled=scaled, empty=empty)
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
-        return self._read(rows, scaled=False)
+        return self._read(rows)
 
     def distances(self, stored: np.ndarray) -> np.ndarray:
         assert self._distances is not None
         return self._distances[stored]
 
-    def _read(self, rows: np.ndarray, *, scaled: bool) -> np.ndarray:
+    def _read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
         frames: np.ndarray | None = None
         for path, here, times in self._parts(rows):
             decoder = self._decoder(path)
@@ -80,7 +82,7 @@ class VideoCamera:
                 planes = [decoder.pixels(shown, "gray12le")] if self._is_depth else decoder.planes(shown)
                 if frames is None:
                     dtype = np.dtype(np.float32) if scaled else planes[0].dtype
-                    frames = np.empty((len(rows), len(planes), *planes[0].shape), dtype)
+                    frames = empty((len(rows), len(planes), *planes[0].shape), dtype)
                 put(planes, frames[place], path)
             if frames is not None and len(first) < len(here):
                 frames[here] = frames[here[first][again]]
@@ -104,17 +106,17 @@ class ImageCamera:
         self._data, self._name, self._feature, self._unit = data, name, feature, unit
         self._column: ImageColumn | None = None
 
-    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
-        frames = self._read(rows, scaled=scaled)
+    def read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
+        frames = self._read(rows, scaled=scaled, empty=empty)
         return self.distances(frames) if self._feature.is_depth else frames
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
-        return self._read(rows, scaled=False)
+        return self._read(rows)
 
     def distances(self, stored: np.ndarray) -> np.ndarray:
         return in_unit(stored, self._feature, self._unit)
 
-    def _read(self, rows: np.ndarray, *, scaled: bool) -> np.ndarray:
+    def _read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
         if self._column is None:
             self._column = ImageColumn(self._data.places.files, self._name)
         frames: np.ndarray | None = None
@@ -122,7 +124,7 @@ class ImageCamera:
             picture = self._column.frame(int(file), int(row))
             if frames is None:
                 dtype = np.dtype(np.float32) if scaled else picture.dtype
-                frames = np.empty((len(rows), *picture.shape), dtype)
+                frames = empty((len(rows), *picture.shape), dtype)
             put(picture, frames[place], self._data.places.files[file])
         return none_of(self._feature) if frames is None else frames
 

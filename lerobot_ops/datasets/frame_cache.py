@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lerobot_ops.artifacts import staged
 from lerobot_ops.config import content_key
-from lerobot_ops.datasets.cameras import Camera, put
+from lerobot_ops.datasets.cameras import Camera, Empty, put
 from lerobot_ops.datasets.info import STATS_PATH, DatasetInfo, Feature
 from lerobot_ops.datasets.tables import data_files
 from lerobot_ops.datasets.view import View
@@ -97,13 +97,11 @@ class CachedCamera:
         self._file, self._source = file, source
         self._mapped: np.ndarray | None = None
 
-    def read(self, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+    def read(self, rows: np.ndarray, *, scaled: bool = False, empty: Empty = np.empty) -> np.ndarray:
         frames = self._frames()
         if frames.dtype != np.uint8:
             return self._source.distances(frames[rows])
-        if not scaled:
-            return frames[rows]
-        found = np.empty((len(rows), *frames.shape[1:]), np.float32)
+        found = empty((len(rows), *frames.shape[1:]), np.dtype(np.float32 if scaled else np.uint8))
         for row, target in zip(rows, found, strict=True):
             put(frames[row], target, self._file)
         return found

@@ -1,11 +1,14 @@
 """One frame of a dataset as torch tensors, the way LeRobot's reader gives it."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.data
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from lerobot_ops.datasets.view import View
 
@@ -49,6 +52,66 @@ class Items:
             if name not in item:
                 item[name] = self._cell(name, row)
         return item
+
+
+class Item(dict[str, Any]):
+    """An item, and the frames of the items that were read with it, of which its own are a part.
+
+    torch's `default_collate` puts items into a batch by copying every frame. Those that were read together already are
+    a batch, which in a worker process lies in the memory that it shares with the one that trains.
+    """
+
+    def __init__(self, content: Mapping[str, Any], frames: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(content)
+        self.frames = frames
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def decoded(read: Callable[..., np.ndarray]) -> torch.Tensor:
+    """What `read(empty=...)` gives, as a tensor; in shared memory when it is a worker of a DataLoader that reads."""
+    shared: list[torch.Tensor] = []
+
+    def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+        shared.append(torch.from_numpy(np.empty(0, dtype)).new().set_(storage).reshape(shape))
+        return shared[0].numpy()
+
+    frames = read(empty=np.empty if torch.utils.data.get_worker_info() is None else empty)
+    inside = shared and shared[0].data_ptr() == frames.ctypes.data and len(frames)
+    return shared[0] if inside else torch.from_numpy(frames)
+
+
+def transformed(frames: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Frames [rows, ...] with each row changed by itself, in place where it keeps its shape and type."""
+    changed = [change(frame) for frame in frames]
+    if any(frame.shape != frames.shape[1:] or frame.dtype != frames.dtype for frame in changed):
+        return torch.stack(changed)
+    for place, frame in enumerate(changed):
+        frames[place] = frame
+    return frames
+
+
+def _collate(items: list[Item], *, collate_fn_map: Any = None) -> dict[str, Any]:
+    """`default_collate` of items, without a copy of frames that are a batch already."""
+    whole = {name: frames for name, frames in items[0].frames.items() if _are_all(frames, [i[name] for i in items])}
+    rest = [{name: value for name, value in item.items() if name not in whole} for item in items]
+    collated = collate(rest, collate_fn_map=collate_fn_map)
+    return {name: whole[name] if name in whole else collated[name] for name in items[0]}
+
+
+def _are_all(frames: torch.Tensor, parts: list[Any]) -> bool:
+    """Whether `parts` are all of `frames`, in order, and no copies of them."""
+    if len(parts) != len(frames):
+        return False
+    return all(
+        isinstance(part, torch.Tensor) and part.dtype == frames.dtype and part.is_set_to(frames[place])
+        for place, part in enumerate(parts)
+    )
+
+
+default_collate_fn_map[Item] = _collate  # the way in that torch documents for types of one's own
 
 
 class _Window:

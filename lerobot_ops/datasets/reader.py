@@ -126,7 +126,11 @@ class LeRobotDataset:
 
     def frames(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A camera's frames at `rows`, whatever their shape: uint8 [*rows, channels, height, width]."""
-        return self._frames(name, rows, scaled=False)
+        if name not in self._cameras:
+            raise DatasetError("this feature is no camera", field=name, found=self._feature(name).dtype)
+        rows = np.asarray(rows)
+        frames = self._cameras[name].read(rows.reshape(-1))
+        return frames.reshape(*rows.shape, *frames.shape[1:])
 
     def __len__(self) -> int:
         return self.num_frames
@@ -145,19 +149,28 @@ class LeRobotDataset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The items at rows `indices`: what torch's DataLoader asks for. Their frames are decoded in one go."""
-        import torch
+        from lerobot_ops.datasets.items import Item
 
         rows = self._checked(np.asarray(indices, dtype=np.int64).reshape(-1))
-        items = [self._items(row) for row in rows.tolist()]
-        for item, task in zip(items, self._values("task_index")[rows].tolist(), strict=True):
-            item["task"] = self._task(task)
-        for name in self._cameras:
-            scaled = self._is_scaled(self.features[name])
-            frames = torch.from_numpy(self._frames(name, self._window(name, rows)[0], scaled=scaled))
-            change = None if self.features[name].is_depth else self.image_transforms
-            for item, frame in zip(items, frames, strict=True):
-                item[name] = frame if change is None else change(frame)
+        frames = {name: self._frame_tensor(name, rows) for name in self._cameras}
+        tasks = self._values("task_index")[rows].tolist()
+        items: list[dict[str, Any]] = []
+        for place, (row, task) in enumerate(zip(rows.tolist(), tasks, strict=True)):
+            shown = {name: frame[place] for name, frame in frames.items()}
+            items.append(Item(self._items(row) | shown | {"task": self._task(task)}, frames))
         return items
+
+    def _frame_tensor(self, name: str, rows: np.ndarray) -> "torch.Tensor":
+        """A camera's frames in the items of `rows`: [rows, (times,) channels, height, width]."""
+        from lerobot_ops.datasets.items import decoded, transformed
+
+        at, _ = self._window(name, rows)
+        scaled = self._is_scaled(self.features[name])
+        frames = decoded(partial(self._cameras[name].read, at.reshape(-1), scaled=scaled))
+        frames = frames.reshape(*at.shape, *frames.shape[1:])
+        if self.image_transforms is None or self.features[name].is_depth:
+            return frames
+        return transformed(frames, self.image_transforms)
 
     @cached_property
     def _items(self) -> "Items":
@@ -174,13 +187,6 @@ class LeRobotDataset:
         if feature.dtype == "image":
             return ImageCamera(self._data, name, feature, self._unit)
         return VideoCamera(self._view, name, feature, tolerance_s, self._unit)
-
-    def _frames(self, name: str, rows: np.ndarray, *, scaled: bool) -> np.ndarray:
-        if name not in self._cameras:
-            raise DatasetError("this feature is no camera", field=name, found=self._feature(name).dtype)
-        rows = np.asarray(rows)
-        frames = self._cameras[name].read(rows.reshape(-1), scaled=scaled)
-        return frames.reshape(*rows.shape, *frames.shape[1:])
 
     def _values(self, name: str) -> np.ndarray:
         """A column that the caller does not write to."""
