@@ -40,9 +40,7 @@ def language_feature(name: str) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for field in language_type(name).value_type:
         value = {"dtype": "float32" if field.name == "timestamp" else "string", "_type": "Value"}
-        described[field.name] = (
-            {"feature": {"_type": "Json"}, "_type": "List"} if field.name == "tool_calls" else value
-        )
+        described[field.name] = {"feature": {"_type": "Json"}, "_type": "List"} if field.name == "tool_calls" else value
     return {"feature": described, "_type": "List"}
 
 
@@ -93,9 +91,7 @@ def _checked(name: str, row: object, cameras: Collection[str]) -> dict[str, Any]
 
 def _check_name(name: str) -> None:
     if name not in STYLES:
-        raise DatasetError(
-            "a language feature has one of two names", field=name, expected=f"{PERSISTENT} or {EVENTS}"
-        )
+        raise DatasetError("a language feature has one of two names", field=name, expected=f"{PERSISTENT} or {EVENTS}")
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:

@@ -214,6 +214,8 @@ class LiveDataset:
         return totals
 
     def _remove_orphans(self) -> None:
+        for path in self.root.glob("meta/.*.partial-*"):
+            path.unlink()
         for kind in self.beginning.places:
             for path in _from(self, kind, self.beginning.place(kind, self.episodes, self.info)):
                 path.unlink()
