@@ -1,6 +1,5 @@
 """Writing a dataset of episodes that other datasets hold: rows renumbered, videos moved as packets."""
 
-import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.edit_cameras import CameraStatistics
+from lerobot_ops.datasets.edit_encode import encode_episodes
 from lerobot_ops.datasets.edit_episodes import EpisodesTable
 from lerobot_ops.datasets.edit_numeric import matrix_of, matrix_stats
 from lerobot_ops.datasets.edit_overall import Overall
@@ -60,6 +60,8 @@ def write_plan(root: Path, made: Plan) -> DatasetInfo:
     totals = {"total_episodes": len(recipe.kept), "total_frames": made.frames, "total_tasks": len(made.tasks)}
     info = info.model_copy(update={"splits": {"train": f"0:{len(recipe.kept)}"}, **totals})
     write_info(root, info)
+    if recipe.finish:
+        recipe.finish(root)
     return info
 
 
@@ -111,14 +113,14 @@ def _enter(
 
 def _encode(root: Path, key: str, made: Plan, pointers: list[dict[str, Any]]) -> tuple[list[Histogram], dict[str, Any]]:
     """Encode a camera anew, episode by episode; return the pixel counts and the `info` block of the feature."""
-    encode_clip = importlib.import_module("lerobot_ops.datasets.edit_encode").encode_clip
     recipe, folder = made.recipe, root / _CLIPS
     folder.mkdir()
-    clips, counts = [], []
-    for number, kept in enumerate(recipe.kept):
-        clips.append(folder / f"{number:06d}.mp4")
-        counts.append(encode_clip(kept, recipe.origin(key), clips[-1], recipe.encodings[key]))
-    about = probe(clips[0]).info() | recipe.encodings[key].info()
+    clips, counts = encode_episodes(
+        recipe.kept, recipe.origin(key), folder, recipe.encodings[key], recipe.workers, recipe.encoder_threads
+    )
+    before = recipe.info.features[key].info or {}
+    unit = {name: before[name] for name in ("depth_unit",) if name in before}
+    about = probe(clips[0]).info() | recipe.encodings[key].info() | unit
     first = 0
     sizes = [clip.stat().st_size for clip in clips]
     limit = recipe.info.video_files_size_in_mb * MEGABYTE

@@ -91,7 +91,7 @@ def count_video(kept: Kept, key: str) -> Histogram:
     """The pixels of every frame that is kept of a video; `key` is the source's name of the camera."""
     depth = kept.source.info.features[key].is_depth
     stats = CameraStats(1, LEVELS) if depth else CameraStats()
-    for picture in _pictures(kept.clip(key), kept.count, kept.source.info.fps, "gray12le" if depth else "rgb24"):
+    for picture in pictures(kept.clip(key), kept.count, kept.source.info.fps, "gray12le" if depth else "rgb24"):
         stats.add(picture.reshape(*picture.shape[:2], -1))
     return stats.histogram()
 
@@ -105,21 +105,23 @@ def count_images(column: pa.ChunkedArray) -> Histogram:
     return stats.histogram()
 
 
-def _pictures(clip: Clip, count: int, fps: int, pixels: str) -> Iterator[np.ndarray]:
-    """The decoded frames of a clip, one after the other."""
+def pictures(clip: Clip, count: int, fps: int, pixels: str) -> Iterator[np.ndarray]:
+    """The decoded frames of a clip, one after the other, in FFmpeg's layout `pixels`."""
     first, found = round(clip.from_timestamp * fps), 0
     with open_video(clip.file) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         base = float(stream.time_base or 0)
-        start = max(0, first - 1) / fps if first else 0
-        container.seek(round(start / base), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            number = round(frame.pts * base * fps)
-            if first + found == number:
-                yield frame.to_ndarray(format=pixels)
-                found += 1
-            if found == count or number > first + found:
+        for back in (1, 16, first):  # some files seek by decoding time, which may pass the keyframe
+            container.seek(round(max(0, first - back) / fps / base), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                number = round(frame.pts * base * fps)
+                if first + found == number:
+                    yield frame.to_ndarray(format=pixels)
+                    found += 1
+                if found == count or number > first + found:
+                    break
+            if found:
                 break
     if found < count:
         raise DatasetError(

@@ -99,10 +99,13 @@ def extra_columns(kept: Sequence[Kept]) -> pa.Table:
 
 
 def _tasks(recipe: Recipe) -> tuple[list[str], list[np.ndarray] | None]:
-    """The task table, in the order of the sources' task tables and then of appearance, and the tasks of all rows."""
-    sources = {id(kept.source): kept.source for kept in recipe.kept}.values()
-    known = dict.fromkeys(task for source in sources for task in source.tasks)
+    """The task table and the tasks of all rows.
+
+    Tasks that stay are in the order of the sources' task tables, new ones in that of their first appearance.
+    """
     if recipe.tasks is None:
+        sources = {id(kept.source): kept.source for kept in recipe.kept}.values()
+        known = dict.fromkeys(task for source in sources for task in source.tasks)
         used = {task for kept in recipe.kept for task in kept.tasks}
         return [task for task in known if task in used], None
     numbers: dict[str, int] = {}
@@ -118,11 +121,7 @@ def _tasks(recipe: Recipe) -> tuple[list[str], list[np.ndarray] | None]:
                 expected=f"{kept.count} sentences",
             )
         rows.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32))
-    tasks = sorted(numbers, key=lambda text: (0, list(known).index(text)) if text in known else (1, numbers[text]))
-    renumber = np.empty(len(tasks), np.int32)
-    for new, text in enumerate(tasks):
-        renumber[numbers[text]] = new
-    return tasks, [renumber[row] for row in rows]
+    return list(numbers), rows
 
 
 def _data_files(recipe: Recipe, tasks: Sequence[str], begins: np.ndarray) -> list[OutputFile]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -30,8 +31,14 @@ class Recipe:
     """A task text for every row that is kept of an episode, called as `computed`; None: the tasks of the source."""
     encodings: Mapping[str, VideoEncoding] = field(default_factory=dict)
     """Cameras of the output to encode anew, from the videos or the images of the source."""
+    workers: int = 1
+    """How many episodes are encoded at the same time."""
+    encoder_threads: int | None = None
+    """Of each encoder; None leaves it to `VideoEncoding`."""
     histograms: Literal["keep", "recompute"] = "keep"
     """Statistics of cameras: those of the source where it has them, or from the pixels of every frame."""
+    finish: Callable[[Path], None] | None = None
+    """Called with the new directory when all else is in it."""
 
     def origin(self, name: str) -> str:
         """The source's name of an output feature."""
