@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from lerobot_ops.artifacts import staged
@@ -70,6 +71,8 @@ class Conversion:
     """The cameras whose frames were looked at for statistics."""
     without_quantiles: tuple[str, ...]
     """The cameras whose statistics have no quantiles."""
+    left_out: tuple[str, ...]
+    """Columns of the data that are no feature."""
 
     def __str__(self) -> str:
         lines = [
@@ -81,6 +84,8 @@ class Conversion:
             lines.append(
                 f"no quantiles of {names}: {self.version} has none; add --camera_quantiles=true to compute them"
             )
+        if self.left_out:
+            lines.append(f"left out, because meta/info.json does not name them: {', '.join(self.left_out)}")
         return "\n".join(lines)
 
 
@@ -122,8 +127,8 @@ class _Converter:
         data_files = self._write_data()
         features, video_files = dict(self._info.features), 0
         for key in self._info.video_keys:
-            first, count = self._write_videos(key)
-            features[key] = _described(features[key], first)
+            probed, count = self._write_videos(key)
+            features[key] = _described(features[key], probed)
             video_files += count
         overall = self._overall()
         write_stats(self._root, overall)
@@ -131,7 +136,7 @@ class _Converter:
         write_episodes(self._root, self._rows, self._info)
         write_histograms(self._root / HISTOGRAMS_PATH.format(chunk_index=0, file_index=0), self._counts.items())
         write_info(self._root, self._info.model_copy(update={"features": features}))
-        cameras = self._info.camera_keys
+        cameras, first = self._info.camera_keys, self._source.data_file(0)
         return Conversion(
             source=self._source.root,
             version=self._source.version,
@@ -142,6 +147,7 @@ class _Converter:
             video_files=video_files,
             counted=tuple(name for name in cameras if any(name in counts for counts in self._counts.values())),
             without_quantiles=tuple(name for name in cameras if "q50" not in overall.get(name, {})),
+            left_out=tuple(name for name in pq.read_schema(first).names if name not in self._info.columns),
         )
 
     def _write_data(self) -> int:

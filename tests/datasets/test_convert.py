@@ -11,9 +11,10 @@ from lerobot_ops.datasets.convert import ConvertConfig, convert
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.tables import episode_stats, load_episodes, load_stats, load_tasks
 from lerobot_ops.datasets.validate import validate
-from lerobot_ops.errors import ArtifactError, DatasetError
+from lerobot_ops.errors import ArtifactError, DatasetError, OpsError
 from tests.datasets.legacy_recordings import make_legacy, read_lines, write_lines
 from tests.datasets.recordings import LEROBOT, change_table, columns_of, frames_of, set_cells
+from tests.hub.hub_server import Repository, pointed_at, serving
 
 NAMES = ["two_task_h264", "button_av1_cut", "images_cut"]
 
@@ -126,6 +127,29 @@ def test_what_other_tools_wrote_about_episodes_survives(legacy: Path) -> None:
     write_lines(legacy / "meta/episodes.jsonl", [entry | {"operator": f"o{n}"} for n, entry in enumerate(entries)])
     root = convert(config(legacy)).root
     assert load_episodes(root).column("operator").to_pylist() == [f"o{n}" for n in range(len(entries))]
+
+
+def test_a_dataset_on_the_hub_is_converted_at_its_revision(
+    legacy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [path for path in legacy.rglob("*") if path.is_file()]
+    with serving() as hub:
+        pointed_at(hub, tmp_path / "hf", monkeypatch)
+        repository = hub.repositories["datasets/team/old"] = Repository()
+        commit = repository.commit({path.relative_to(legacy).as_posix(): path.read_bytes() for path in files})
+        repository.tags["v2.1"] = commit
+        with pytest.raises(OpsError, match=r"lerobot-ops convert team/old@v2\.1 --new_root=DIR"):
+            convert(ConvertConfig(root="team/old", new_root=tmp_path / "new"))
+        result = convert(ConvertConfig(root="team/old@v2.1", new_root=tmp_path / "new"))
+    assert columns_of(result.root, ["action"]) == columns_of(LEROBOT / "two_task_h264", ["action"])
+
+
+def test_columns_that_are_no_feature_are_left_out_and_said(legacy: Path) -> None:
+    for path in legacy.glob("data/*/*.parquet"):
+        change_table(path, lambda table: table.append_column("scratch", table.column("index")))
+    result = convert(config(legacy))
+    assert result.left_out == ("scratch",)
+    assert "left out, because meta/info.json does not name them: scratch" in str(result)
 
 
 def lose_video(root: Path) -> None:

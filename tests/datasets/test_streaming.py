@@ -290,6 +290,21 @@ def test_only_what_the_episodes_need_is_sent(hub: HubServer, tmp_path: Path, mon
     assert not list((tmp_path / "hf").rglob("*.mp4"))
 
 
+def test_the_reader_fetches_the_files_of_its_episodes_alone(hub: HubServer, several: Path, tmp_path: Path) -> None:
+    put(hub, several)
+    deltas = windows(30, KEY)
+    reader, whole = (
+        LeRobotDataset("team/two", episodes=[6], delta_timestamps=deltas),
+        LeRobotDataset(several, delta_timestamps=deltas),
+    )
+    for row in (0, len(reader) - 1):
+        item = reader[row]
+        assert_same(item, whole[int(item["index"])])
+    fetched = [path.relative_to(reader.root).as_posix() for path in reader.root.rglob("*") if "meta" not in path.parts]
+    files = [name for name in fetched if name.endswith(("parquet", "mp4"))]
+    assert sorted(files) == ["data/chunk-000/file-001.parquet", f"videos/{KEY}/chunk-000/file-002.mp4"]
+
+
 def test_what_is_on_this_machine_is_not_fetched_again(
     hub: HubServer, several: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
