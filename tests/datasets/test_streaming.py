@@ -33,8 +33,10 @@ from lerobot_ops.datasets.tables import (
     write_tasks,
 )
 from lerobot_ops.datasets.video import Piece, cut_and_join
+from lerobot_ops.datasets.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError, OpsError
 from tests.hub.hub_server import Failure, HubServer, Repository, environment, pointed_at, serving
+from tests.peer import peer_scenes as scenes
 
 LEROBOT = Path(__file__).parents[1] / "data"
 TWO = LEROBOT / "two_task_h264"
@@ -133,6 +135,24 @@ def test_items_are_those_of_the_reader(several: Path, name: str, windowed: bool)
     assert len(items) == len(stream) == stream.num_frames
     chosen = items if not windowed else [*items[:20], *items[-20:]]
     for item in chosen:
+        assert_same(item, reader[int(item["index"])])
+
+
+@pytest.mark.parametrize("name", scenes.SCENES)
+@pytest.mark.parametrize("finalised", [False, True])
+def test_every_kind_of_feature_streams(tmp_path: Path, name: str, finalised: bool) -> None:
+    root = tmp_path / "dataset"
+    writer = DatasetWriter.create(root, fps=scenes.FPS, features=scenes.features(name))
+    for episode in range(scenes.EPISODES):
+        for frame in scenes.frames(name, episode):
+            writer.add_frame(frame)
+        writer.save_episode()
+    if finalised:
+        writer.finalize()
+    options = {"delta_timestamps": scenes.deltas(name), "depth_output_unit": "m"}
+    reader, items = LeRobotDataset(root, **options), list(StreamingLeRobotDataset(root, **options))
+    assert sorted(indices(items)) == list(range(len(reader)))
+    for item in items:
         assert_same(item, reader[int(item["index"])])
 
 
