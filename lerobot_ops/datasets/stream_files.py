@@ -23,20 +23,25 @@ T = TypeVar("T")
 BLOCK = 1 << 20
 """Bytes that are fetched at once at least: a clip of some seconds, or an episode's rows."""
 _OPEN_TABLES = 6
+_OPEN_VIDEOS, _MOST_OPEN_VIDEOS = 12, 256
 
 
 class StreamFiles:
     """The data and video files of one dataset, on disk or on the Hub; for one thread of one process."""
 
-    def __init__(self, root: Path, repository: Repository | None, open_videos: int) -> None:
+    def __init__(self, root: Path, repository: Repository | None) -> None:
         self._root, self._repository = root, repository
         self._file_system: Any = None
         self._tables: _Open[_Table] = _Open(_OPEN_TABLES, self._open_table)
-        self._videos: _Open[Decoder] = _Open(open_videos, self._open_video)
+        self._videos: _Open[Decoder] = _Open(_OPEN_VIDEOS, self._open_video)
 
     def rows(self, path: Path, columns: Sequence[str], begin: int, end: int) -> pa.Table:
         """Rows `begin` to `end` of a data file."""
         return self._tables[path].rows(columns, begin, end)
+
+    def make_room(self, videos: int) -> None:
+        """Keep so many videos open: those whose frames are wanted in turn."""
+        self._videos.most = min(max(videos, _OPEN_VIDEOS), _MOST_OPEN_VIDEOS)
 
     def decoder(self, path: Path) -> Decoder:
         """The decoder of a video file, open until others take its place."""
@@ -87,12 +92,12 @@ class _Open(Generic[T]):
     """The files that were used last, at most so many."""
 
     def __init__(self, most: int, opened: Callable[[Path], T]) -> None:
-        self._most, self._opened = most, opened
+        self.most, self._opened = most, opened
         self._files: OrderedDict[Path, T] = OrderedDict()
 
     def __getitem__(self, path: Path) -> T:
         if path not in self._files:
-            while len(self._files) >= self._most:
+            while len(self._files) >= self.most:
                 _close(self._files.popitem(last=False)[1])
             self._files[path] = self._opened(path)
         self._files.move_to_end(path)

@@ -111,7 +111,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
         worker = get_worker_info()
         if worker is not None:
             begin, end = _share(begin, end, worker.id, worker.num_workers)
-        files = StreamFiles(self.root, self._repository, open_videos=(_OPEN_GROUPS + 2) * len(self.info.video_keys))
+        files = StreamFiles(self.root, self._repository)
         try:
             with files.errors():
                 yield from self._items(files, begin, end)
@@ -136,6 +136,7 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
             return
         random = np.random.default_rng([self._seed, int(self._epoch), begin])
         for block in _blocks(pieces, self._buffer_size):
+            files.make_room(self._videos_of([piece.episode for piece in block]))
             yield from _shuffled([(self._load(files, cameras, piece.episode), piece) for piece in block], random)
 
     def _mixed(self, random: np.random.Generator) -> np.ndarray:
@@ -159,6 +160,14 @@ class StreamingLeRobotDataset(IterableDataset[Item]):
             if not waiting[chosen]:
                 del waiting[chosen]
         return np.array(order)
+
+    def _videos_of(self, episodes: list[int]) -> int:
+        """How many video files these episodes lie in."""
+        fields = ("chunk_index", "file_index")
+        return sum(
+            len({*zip(*(self._view.table[f"videos/{key}/{field}"][episodes] for field in fields), strict=True)})
+            for key in self.info.video_keys
+        )
 
     def _load(self, files: StreamFiles, cameras: Mapping[str, VideoCamera], episode: int) -> StreamedEpisode:
         table = self._view.table
