@@ -1,4 +1,4 @@
-"""Editing: delete, split, merge and remove features, always from whole datasets into new directories.
+"""Editing: delete, split, merge, trim, re-chunk and remove features, always from whole datasets into new directories.
 
 Nothing is changed in place and no video is re-encoded: packets are copied, so every frame that stays decodes to the
 same pixels. Everything that can be refused is refused before anything is written.
@@ -12,10 +12,11 @@ from lerobot_ops.datasets.edit_merge import check_mergeable, merged_info
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept, open_source
 from lerobot_ops.datasets.edit_write import EditPlan, EditResult, write
+from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
 from lerobot_ops.errors import DatasetError, did_you_mean
 
-__all__ = ["EditPlan", "EditResult", "delete_episodes", "merge", "remove_features", "split"]
+__all__ = ["EditPlan", "EditResult", "delete_episodes", "merge", "rechunk", "remove_features", "split", "trim"]
 
 
 def delete_episodes(
@@ -65,21 +66,100 @@ def split(
 
 
 def merge(
-    sources: Sequence[Path], target: Path, *, features: Literal["same", "common"] = "same", dry_run: bool = False
+    sources: Sequence[Path],
+    target: Path,
+    *,
+    features: Literal["same", "common"] = "same",
+    encodings: Mapping[str, VideoEncoding] | None = None,
+    dry_run: bool = False,
 ) -> EditResult | EditPlan:
     """Write the episodes of all `sources`, in that order, to `target`; equal task texts become one task.
 
-    `features="same"` refuses datasets whose features differ, `"common"` keeps those that all have. Raises DatasetError
-    when fps, robot type, a kept feature or a video's encoding differ.
+    `features="same"` refuses datasets whose features differ, `"common"` keeps those that all have. Cameras in
+    `encodings` are encoded anew. Raises DatasetError when fps, robot type, a kept feature or the encoding of another
+    camera's videos differ.
     """
     if not sources:
         raise DatasetError("there is nothing to merge", field="roots", expected="at least one dataset")
     infos = [load_info(source) for source in sources]
     info = merged_info(list(sources), infos, features)
     opened = {source: open_source(source, info.video_keys) for source in dict.fromkeys(sources)}
-    check_mergeable(list(opened.values()), info)
+    check_mergeable(list(opened.values()), info, encodings or {})
     kept = [Kept(opened[source], number) for source in sources for number in range(len(opened[source].rows))]
-    return write({target: Recipe(kept, info)}, dry_run)[0]
+    return write({target: Recipe(kept, info, encodings=encodings or {})}, dry_run)[0]
+
+
+def trim(
+    source: Path,
+    target: Path,
+    *,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
+    head_s: float = 0.0,
+    tail_s: float = 0.0,
+    episodes: Sequence[int] | None = None,
+    dry_run: bool = False,
+) -> EditResult | EditPlan:
+    """Write the dataset `source` to `target` with less at the beginning and the end of episodes.
+
+    `ranges[episode]` are the frames that stay of it, from the first up to but without the second; None of the others
+    changes. Or `head_s` and `tail_s` are the seconds to drop from `episodes` (all, if None). Frames and times of an
+    episode begin at 0 again. Raises DatasetError when a range does not exist or nothing of an episode would be left.
+    """
+    opened = open_source(source)
+    total = len(opened.rows)
+    if bool(ranges) == bool(head_s or tail_s) or min(head_s, tail_s) < 0 or (ranges and episodes is not None):
+        raise DatasetError(
+            "what to trim is either given as ranges of frames or as seconds",
+            file=source,
+            field="ranges, head_s, tail_s",
+            found=f"{dict(ranges or {})}, {head_s:g}, {tail_s:g}",
+            expected="ranges of frames alone, or seconds of 0 or more",
+        )
+    _known_episodes(source, [*(ranges or {}), *(episodes or [])], total)
+    head, tail = (round(seconds * opened.info.fps) for seconds in (head_s, tail_s))
+    chosen = set(range(total) if episodes is None else episodes)
+    kept = []
+    for number, rows in enumerate(opened.rows):
+        drops = not ranges and number in chosen
+        begin, end = (ranges or {}).get(number, (head, rows.count - tail) if drops else (0, rows.count))
+        if not 0 <= begin < end <= rows.count:
+            raise DatasetError(
+                "an episode cannot be trimmed like this",
+                file=source,
+                field=f"episode {number}",
+                found=f"frames {begin} to {end}",
+                expected=f"at least one of its {rows.count} frames",
+                fix="trim it less, or delete it",
+            )
+        kept.append(Kept(opened, number, begin, end - begin))
+    return write({target: Recipe(kept, opened.info)}, dry_run)[0]
+
+
+def rechunk(
+    source: Path,
+    target: Path,
+    *,
+    data_files_size_in_mb: int | None = None,
+    video_files_size_in_mb: int | None = None,
+    chunks_size: int | None = None,
+    dry_run: bool = False,
+) -> EditResult | EditPlan:
+    """Write the dataset `source` to `target` in files of other sizes; what is not given stays as it is.
+
+    Raises DatasetError when a size is not positive.
+    """
+    opened = open_source(source)
+    sizes = {
+        "data_files_size_in_mb": data_files_size_in_mb,
+        "video_files_size_in_mb": video_files_size_in_mb,
+        "chunks_size": chunks_size,
+    }
+    given = {name: size for name, size in sizes.items() if size is not None}
+    for name, size in given.items():
+        if size < 1:
+            raise DatasetError("a file needs room", field=name, found=size, expected="1 or more")
+    kept = [Kept(opened, number) for number in range(len(opened.rows))]
+    return write({target: Recipe(kept, opened.info.model_copy(update=given))}, dry_run)[0]
 
 
 def remove_features(

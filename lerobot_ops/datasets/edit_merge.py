@@ -1,11 +1,12 @@
 """What datasets must have in common to be merged, and the info of the merged one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.edit_plan import extra_columns
 from lerobot_ops.datasets.edit_source import Kept, Source
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, INFO_PATH, DatasetInfo, Feature
@@ -46,9 +47,12 @@ def merged_info(
     return first.model_copy(update=update)
 
 
-def check_mergeable(sources: Sequence[Source], info: DatasetInfo) -> None:
-    """Raise DatasetError when a kept camera's videos, or extra columns of the episodes tables, do not fit together."""
-    for key in info.video_keys:
+def check_mergeable(sources: Sequence[Source], info: DatasetInfo, encodings: Collection[str] = ()) -> None:
+    """Raise DatasetError when a kept camera's videos, or extra columns of the episodes tables, do not fit together.
+
+    The cameras in `encodings` are encoded anew, so theirs may differ.
+    """
+    for key in [key for key in info.video_keys if key not in encodings]:
         reference = sources[0].clips[key][0]
         for source in sources:
             for clip in source.clips[key]:
@@ -61,7 +65,7 @@ def check_mergeable(sources: Sequence[Source], info: DatasetInfo) -> None:
                         field=key,
                         found=said[0],
                         expected=f"{said[1]}, as in {reference.file}",
-                        fix=f"re-encode one of them, or remove the feature {key!r} first",
+                        fix=f"add --operation.reencode=true, or remove the feature {key!r} first",
                     )
     try:
         extra_columns([Kept(source, 0) for source in sources])
@@ -104,12 +108,15 @@ def _differs(field: str, root: Path, found: object, other: Path, expected: objec
 
 
 def _essence(feature: Feature) -> tuple[object, ...]:
-    """What must be equal; encoder settings and notes of other tools need not be."""
-    return (feature.dtype, feature.shape, feature.names, feature.is_depth)
+    """What must be equal; encoder settings and notes of other tools need not be, but what a level of depth means."""
+    info = feature.info or {}
+    depth = (DepthRange.of(info), info.get("depth_unit")) if feature.is_depth else None
+    return (feature.dtype, feature.shape, feature.names, depth)
 
 
 def _described(feature: Feature) -> str:
-    depth = " depth" if feature.is_depth else ""
+    info = feature.info or {}
+    depth = f" depth in {info.get('depth_unit')}, {DepthRange.of(info).model_dump()}" if feature.is_depth else ""
     return f"{feature.dtype}{list(feature.shape)}{depth} {feature.names}"
 
 

@@ -29,7 +29,8 @@ def matrix_stats(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics of every row of `matrix` [dimensions, n]: each [dimensions], but for count [1]."""
     ordered = np.sort(matrix, axis=1)
     count = matrix.shape[1]
-    stats = {"min": ordered[:, 0], "max": ordered[:, -1], "mean": matrix.mean(1), "std": matrix.std(1)}
+    # Copies: a view would keep the whole matrix in memory.
+    stats = {"min": ordered[:, 0].copy(), "max": ordered[:, -1].copy(), "mean": matrix.mean(1), "std": matrix.std(1)}
     for name, quantile in zip(QUANTILE_NAMES, QUANTILES, strict=True):
         low, share = divmod((count - 1) * quantile, 1)
         below, above = ordered[:, int(low)], ordered[:, min(int(low) + 1, count - 1)]

@@ -1,8 +1,9 @@
 """Running edits: every dataset appears whole or not at all, and a dry run says what would be written."""
 
+import shutil
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -89,18 +90,31 @@ def write(targets: Mapping[Path, Recipe], dry_run: bool = False) -> list[EditRes
     parents = {target.parent for target in targets}
     together = parents.pop() if len(targets) > 1 and len(parents) == 1 else None
     if together is not None and not together.exists():
-        with staged(together) as folder:
+        with _fresh(together) as folder:
             for target, made in plans.items():
                 write_plan(folder / target.name, made)
     else:
         with ExitStack() as stack:
-            folders = {target: stack.enter_context(staged(target)) for target in targets}
+            folders = {target: stack.enter_context(_fresh(target)) for target in targets}
             for target, made in plans.items():
                 write_plan(folders[target], made)
     return [
         EditResult(path=target, episodes=len(made.recipe.kept), frames=made.frames, tasks=made.tasks)
         for target, made in plans.items()
     ]
+
+
+@contextmanager
+def _fresh(target: Path) -> Iterator[Path]:
+    """Like `staged`, in a directory that is empty: one that a killed edit of the same target left is used again."""
+    with staged(target, key="edit") as folder:
+        try:
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
 
 
 def _said(target: Path, made: Plan) -> EditPlan:
