@@ -124,12 +124,15 @@ class LeRobotDataset:
         batch["task"] = [self._task(index) for index in self._values("task_index")[rows]]
         return batch
 
-    def frames(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """A camera's frames at `rows`, whatever their shape: uint8 [*rows, channels, height, width]."""
+    def frames(self, name: str, rows: np.ndarray, *, scaled: bool = False) -> np.ndarray:
+        """A camera's frames at `rows`, whatever their shape: uint8 [*rows, channels, height, width].
+
+        `scaled` ones are float32 in [0, 1]. Depth is float32 distances either way.
+        """
         if name not in self._cameras:
             raise DatasetError("this feature is no camera", field=name, found=self._feature(name).dtype)
         rows = np.asarray(rows)
-        frames = self._cameras[name].read(rows.reshape(-1))
+        frames = self._cameras[name].read(rows.reshape(-1), scaled=scaled)
         return frames.reshape(*rows.shape, *frames.shape[1:])
 
     def __len__(self) -> int:

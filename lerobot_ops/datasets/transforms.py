@@ -3,6 +3,7 @@
 Unlike LeRobot's, all of them change uint8 frames too; those are what a training reads from videos.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +137,10 @@ def make_kind(config: ImageTransformConfig, field: str) -> "Kind":
         ) from None
 
 
-def row_generator(seed: int, epoch: int, row: int) -> "torch.Generator":
+def row_generator(seed: int, epoch: int, row: int, camera: str = "") -> "torch.Generator":
     """Where the random numbers of one item come from, so that a resumed training changes its frames alike."""
     import numpy as np
     import torch
 
-    state = np.random.SeedSequence([seed, epoch, row]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, epoch, row, zlib.crc32(camera.encode())]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))

@@ -1,12 +1,9 @@
 """Batches of a dataset for a policy: its features as the policy needs them, checked before training begins.
 
 Vectors are gathered from columns in memory, one indexing operation per feature and batch: no workers, no items. Cameras
-are decoded ahead of the training, in a thread.
+are decoded ahead of the training, in threads.
 """
 
-import contextlib
-import queue
-import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -14,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lerobot_ops.datasets.frame_cache import FrameCache
 from lerobot_ops.datasets.info import DatasetInfo, Feature
+from lerobot_ops.datasets.loader import read_ahead
 from lerobot_ops.datasets.reader import LeRobotDataset
+from lerobot_ops.datasets.transforms import ImageTransforms, row_generator
 from lerobot_ops.errors import ConfigError, DatasetError, did_you_mean
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.processors.features import ENVIRONMENT_STATE, FeatureType, PolicyFeature
@@ -38,9 +38,13 @@ def open_dataset(config: TrainConfig) -> tuple[LeRobotDataset, PolicyConfig]:
 
     Raises DatasetError when the dataset is damaged, and ConfigError when the policy cannot learn from it.
     """
-    dataset = LeRobotDataset(config.dataset.root, episodes=config.dataset.episodes, tolerance_s=config.tolerance_s)
+    cache = None if config.dataset.frame_cache is None else FrameCache(config.dataset.frame_cache)
+    dataset = LeRobotDataset(
+        config.dataset.root, episodes=config.dataset.episodes, tolerance_s=config.tolerance_s, frame_cache=cache
+    )
     policy = with_features(config.policy, dataset.info)
     policy.check_features()
+    ImageTransforms(config.dataset.image_transforms)  # raises when there is no such transform
     check_values(dataset, policy)
     return dataset, policy
 
@@ -114,14 +118,25 @@ def training_stats(dataset: LeRobotDataset, config: TrainConfig) -> Stats:
 
 
 class BatchReader:
-    """Rows (B,) of a dataset -> a batch on the CPU with what the policy needs, as float32, and nothing else.
+    """Rows (B,) of a dataset -> a batch on the CPU with what the policy needs, and nothing else.
 
-    Vectors are indexed in memory; frames of cameras (B, C, H, W) in [0, 1] are decoded.
+    Vectors are indexed in memory, as float32. Frames of cameras (B, (T,) C, H, W) are decoded, and changed by
+    `transforms` as (seed, epoch, row) decide; they are float32 in [0, 1], or with `as_bytes` uint8 where they were
+    decoded to that (see `scaled`), for a device that they are to be copied to.
     """
 
-    def __init__(self, dataset: LeRobotDataset, policy: PolicyConfig) -> None:
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        policy: PolicyConfig,
+        transforms: ImageTransforms | None = None,
+        *,
+        seed: int = 0,
+        as_bytes: bool = False,
+    ) -> None:
         features = {**policy.input_features, **policy.output_features}
         self.dataset, self.cameras = dataset, list(policy.image_features)
+        self.transforms, self.seed, self.as_bytes = transforms, seed, as_bytes
         self.columns = {
             name: dataset.column(name).astype(np.float32, copy=False).reshape(-1, *features[name].shape)
             for name in _vectors(policy)
@@ -134,7 +149,7 @@ class BatchReader:
             past = np.asarray(policy.observation_delta_indices)
             self.offsets |= dict.fromkeys(policy.input_features, past)
 
-    def __call__(self, rows: NDArray[np.int64]) -> Batch:
+    def __call__(self, rows: NDArray[np.int64], epoch: int = 0) -> Batch:
         episode = np.searchsorted(self.last, rows, side="right")
         first, last = self.first[episode, None], self.last[episode, None]
         batch: Batch = {}
@@ -147,46 +162,39 @@ class BatchReader:
             if name in self.columns:
                 batch[name] = torch.from_numpy(self.columns[name][at])
             else:
-                frames = torch.from_numpy(self.dataset.frames(name, at))
-                batch[name] = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+                batch[name] = self._frames(name, at, rows, epoch)
         return batch
 
+    def _frames(self, name: str, at: NDArray[np.int64], rows: NDArray[np.int64], epoch: int) -> torch.Tensor:
+        frames = torch.from_numpy(self.dataset.frames(name, at, scaled=not self.as_bytes))
+        if self.transforms is not None and not self.dataset.features[name].is_depth:
+            for frame, row in zip(frames, rows.tolist(), strict=True):
+                frame.copy_(self.transforms(frame, row_generator(self.seed, epoch, row, name)))
+        return frames
 
-def batches(sampler: EpisodeAwareSampler, read: BatchReader, start: int, stop: int, *, ahead: int) -> Generator[Batch]:
-    """The batches `start` to `stop`; with `ahead` they are read that far in advance, in a thread."""
-    if not ahead:
-        for step in range(start, stop):
-            yield read(sampler.batch(step))
-        return
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
 
-    def put(item: Batch | BaseException) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
+def scaled(batch: Batch, device: str | torch.device) -> Batch:
+    """A batch with its bytes moved to `device` and there scaled to [0, 1]; a quarter of float32 is copied."""
+    return {
+        name: value.to(device).to(torch.float32) / 255
+        if isinstance(value, torch.Tensor) and value.dtype == torch.uint8
+        else value
+        for name, value in batch.items()
+    }
 
-    def work() -> None:
-        try:
-            for step in range(start, stop):
-                if stopped.is_set():
-                    return
-                put(read(sampler.batch(step)))
-        except BaseException as error:  # raised again where the batch is awaited
-            put(error)
 
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        for _ in range(start, stop):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+def batches(
+    sampler: EpisodeAwareSampler, read: BatchReader, start: int, stop: int, *, ahead: int, threads: int = 1
+) -> Generator[Batch]:
+    """The batches `start` to `stop`; with `ahead` they are read that far in advance, by `threads`."""
+
+    def numbered(step: int) -> Batch:
+        return read(sampler.batch(step), step // sampler.batches_per_epoch)
+
+    if ahead:
+        yield from read_ahead(numbered, range(start, stop), threads=threads, ahead=ahead)
+    else:
+        yield from map(numbered, range(start, stop))
 
 
 def _vectors(policy: PolicyConfig) -> list[str]:

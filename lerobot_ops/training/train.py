@@ -15,6 +15,7 @@ from lerobot_ops import __version__
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.config import content_key
 from lerobot_ops.datasets.reader import LeRobotDataset
+from lerobot_ops.datasets.transforms import ImageTransforms
 from lerobot_ops.errors import ConfigError, DatasetError, OpsError
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.policies.config import PolicyConfig
@@ -24,7 +25,7 @@ from lerobot_ops.policies.registry import make_policy
 from lerobot_ops.policies.weights import load_weights
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.data import AHEAD, BatchReader, batches, open_dataset, training_stats
+from lerobot_ops.training.data import AHEAD, BatchReader, batches, open_dataset, scaled, training_stats
 from lerobot_ops.training.log import Tables, Window, last_metrics
 from lerobot_ops.training.optimizer import clip_gradients, make_optimizer
 from lerobot_ops.training.run_directory import PRODUCT, STATE, RunDirectory, locked, prepare
@@ -134,14 +135,18 @@ def _loop(
     first, last = dataset.episode_bounds
     drop = policy.config.drop_n_last_frames
     sampler = EpisodeAwareSampler(first, last, batch_size=config.batch_size, seed=config.seed, drop_n_last_frames=drop)
-    read, ahead = BatchReader(dataset, policy.config), AHEAD if policy.config.image_features else 0
+    wanted = config.dataset.image_transforms
+    transforms = ImageTransforms(wanted) if wanted.enable else None
+    as_bytes = torch.device(learner.device).type != "cpu"
+    read = BatchReader(dataset, policy.config, transforms, seed=config.seed, as_bytes=as_bytes)
+    ahead, threads = AHEAD if policy.config.image_features else 0, config.num_workers
     bar = tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=None, leave=False)
-    with bar, contextlib.closing(batches(sampler, read, start, config.steps, ahead=ahead)) as source:
+    with bar, contextlib.closing(batches(sampler, read, start, config.steps, ahead=ahead, threads=threads)) as source:
         for step in range(start + 1, config.steps + 1):
             asked = time.perf_counter()
             batch = next(source)
             data_s = time.perf_counter() - asked
-            loss, _ = policy(learner.preprocessor(batch))
+            loss, _ = policy(learner.preprocessor(scaled(batch, learner.device)))
             loss.backward()
             grad_norm = clip_gradients(policy, clip)
             optimizer.step()
