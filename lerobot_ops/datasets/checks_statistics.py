@@ -7,10 +7,10 @@ import numpy as np
 
 from lerobot_ops.datasets.checks import Finding, Severity, counted, finding, listed
 from lerobot_ops.datasets.checks_evidence import Evidence
-from lerobot_ops.datasets.info import DEFAULT_FEATURES, STATS_PATH, Feature
+from lerobot_ops.datasets.info import DEFAULT_FEATURES, RELATIVE_ACTIONS_PATH, STATS_PATH, Feature
 from lerobot_ops.datasets.tables import STATISTICS
 
-_RECOMPUTE = "edit the dataset into a new directory: every edit computes its statistics"
+_RECOMPUTE = "compute them anew: lerobot-ops edit --operation.type=recompute_stats (as every other edit does, too)"
 _NEEDED = ("min", "max", "mean", "std", "count")
 _ORDERED = ("min", "q01", "q10", "q50", "q90", "q99", "max")
 CLOSE = 1e-3
@@ -49,7 +49,7 @@ def _check_feature(evidence: Evidence, name: str, feature: Feature, stats: dict[
     problem = _implausible(stats, feature)
     if problem:
         yield finding("stats-implausible", f"{name!r}: {problem}", place=place, fix=_RECOMPUTE)
-    elif not set(_NEEDED) & set(lacking):
+    elif not set(_NEEDED) & set(lacking) and not _is_relative(evidence, name):
         yield from _stale(evidence, name, stats)
 
 
@@ -113,7 +113,13 @@ def _check_episodes(evidence: Evidence) -> Iterator[Finding]:
         message = f"episodes lack statistics of their own for {counted(len(lacking), 'feature')}: {listed(lacking)}"
         yield finding("episode-stats", message, place="meta/episodes stats/*", fix=_RECOMPUTE)
     for name in evidence.columns.keys() - DEFAULT_FEATURES.keys() - set(lacking):
-        yield from _stale_episodes(evidence, name)
+        if not _is_relative(evidence, name):
+            yield from _stale_episodes(evidence, name)
+
+
+def _is_relative(evidence: Evidence, name: str) -> bool:
+    """Whether a feature's statistics are not those of its values, but of their distance from the state."""
+    return name == "action" and (evidence.root / RELATIVE_ACTIONS_PATH).is_file()
 
 
 def _stale_episodes(evidence: Evidence, name: str) -> Iterator[Finding]:

@@ -37,23 +37,17 @@ class CameraStatistics:
     def names(self, name: str) -> list[str]:
         """The statistics that some episode has of the camera `name` of the output."""
         recipe = self._recipe
-        feature, origin = recipe.info.features[name], recipe.origin(name)
+        origin = recipe.origin(name)
         keeps = recipe.histograms == "keep" and name not in recipe.computed and name not in recipe.encodings
         if not keeps or not all(kept.whole for kept in recipe.kept):
             return list(STATISTICS)
         found: dict[str, None] = {}
         for source in {id(kept.source): kept.source for kept in recipe.kept}.values():
-            own = self._known(source).names(origin)
-            if not own and feature.dtype == "image" and feature.is_depth:
-                continue
-            found |= dict.fromkeys(own or STATISTICS)
+            found |= dict.fromkeys(self._known(source).names(origin) or STATISTICS)
         return list(found)
 
-    def of(self, kept: Kept, name: str, table: pa.Table, encoded: Histogram | None = None) -> Found | None:
-        """Of the camera `name` of the output; `table` are the rows as written, `encoded` its new pixel counts.
-
-        None: a depth camera in the table, whose values are no levels.
-        """
+    def of(self, kept: Kept, name: str, table: pa.Table, encoded: Histogram | None = None) -> Found:
+        """Of the camera `name` of the output; `table` are the rows as written, `encoded` its new pixel counts."""
         recipe = self._recipe
         feature, origin = recipe.info.features[name], recipe.origin(name)
         values = level_values(feature)
@@ -68,7 +62,7 @@ class CameraStatistics:
             if stats:
                 return stats, None
         if feature.dtype == "image" and feature.is_depth:
-            return None
+            return _of_depth_images(table.column(name), feature)
         counted = count_video(kept, origin) if feature.dtype == "video" else count_images(table.column(name))
         return counted.stats(values), counted
 
@@ -103,6 +97,23 @@ def count_images(column: pa.ChunkedArray) -> Histogram:
         with Image.open(io.BytesIO(cell["bytes"].as_py())) as image:
             stats.add(np.asarray(image.convert("RGB")))
     return stats.histogram()
+
+
+def _of_depth_images(column: pa.ChunkedArray, feature: Feature) -> Found:
+    """The statistics of depth images by the levels nearest to their values; the counts only if the info has the unit.
+
+    Whole numbers are millimetres, others metres.
+    """
+    depth, stats = DepthRange.of(feature.info or {}), CameraStats(1, LEVELS)
+    unit: Unit = "mm"
+    for cell in column:
+        with Image.open(io.BytesIO(cell["bytes"].as_py())) as image:
+            distances = np.asarray(image)
+        unit = "m" if distances.dtype.kind == "f" else "mm"
+        stats.add(depth.levels(distances, unit)[..., None])
+    counted = stats.histogram()
+    is_known = (feature.info or {}).get("depth_unit", "mm") == unit
+    return counted.stats(depth.table(unit).astype(np.float64)), counted if is_known else None
 
 
 def pictures(clip: Clip, count: int, fps: int, pixels: str) -> Iterator[np.ndarray]:
