@@ -139,7 +139,16 @@ class Decoder:
 
     def _advance(self) -> bool:
         assert self._frames is not None
-        frame = next(self._frames, None)
+        try:
+            frame = next(self._frames, None)
+        except av.FFmpegError as error:
+            self._frames = self._last = None
+            raise DatasetError(
+                "a video of the dataset is damaged",
+                file=self._path,
+                found=error.strerror or str(error),
+                fix="validate the dataset to see which episodes are in it",
+            ) from None
         self._last = frame
         return frame is not None
 
@@ -160,6 +169,8 @@ def _planes_are_exact(pixels: str, width: int, height: int, colorspace: int, col
     The code depends on these parameters and not on what is in the picture, so one frame of noise shows it.
     """
     frame = av.VideoFrame(width, height, pixels)
+    if any(component.bits != 8 for component in frame.format.components):
+        return False  # noise would not be a frame
     noise = np.random.default_rng(0)
     for plane in frame.planes:
         plane.update(noise.bytes(plane.buffer_size))

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,6 +122,18 @@ def lay_around(root: Path, info: DatasetInfo, key: str, lengths: list[int]) -> P
     }
     write_info(root, info.model_copy(update=totals))
     return root
+
+
+def write_grey(path: Path, levels: list[np.ndarray], fps: int) -> None:
+    """A video of 12-bit levels uint16 [height, width], lossless, as a depth camera's is."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", fps, options={"x265-params": "lossless=1:log-level=error:bframes=0"})
+        stream.width, stream.height, stream.pix_fmt = levels[0].shape[1], levels[0].shape[0], "gray12le"
+        for number, level in enumerate(levels):
+            frame = av.VideoFrame.from_ndarray(level, format="gray12le")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def frames_of(root: Path, episode: int, key: str) -> np.ndarray:

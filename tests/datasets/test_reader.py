@@ -14,15 +14,20 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from recordings import LEROBOT, change_table, record
+from recordings import LEROBOT, change_info, change_table, record, set_cells, write_grey
 
+from lerobot_ops.datasets.decoder import Decoder
 from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.info import load_info
+from lerobot_ops.datasets.language import language_array, language_rows
+from lerobot_ops.datasets.loader import batches_of
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.video import decode_times
+from lerobot_ops.datasets.tables import load_episodes
+from lerobot_ops.datasets.video import Piece, cut_and_join
 from lerobot_ops.errors import DatasetError
 
 FRONT = "observation.images.front"
@@ -218,22 +223,187 @@ def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
         LeRobotDataset(root).column("action")
 
 
-def test_depth_comes_back_in_millimetres(tmp_path: Path) -> None:
+def test_rows_and_files_that_no_episode_points_at_are_passed_over(tmp_path: Path) -> None:
+    """What a recording that is going on, or was killed, leaves in the folder."""
+    whole = record(tmp_path / "whole", ["push", "pull", "push"])
+    root = tmp_path / "live"
+    shutil.copytree(whole, root)
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    begin, end = (bounds.tolist() for bounds in LeRobotDataset(whole).episode_bounds)
+    for number in (0, 2):
+        pq.write_table(table.slice(begin[number], end[number] - begin[number]), data.with_name(f"file-{2 * number}.pq"))
+    (data.with_name("file-0.pq")).rename(data.with_name("file-003.parquet"))
+    # Episode 1 has rows around it that are nobody's, episode 0 lies in a later file, and the last file is an orphan.
+    surplus = pa.concat_tables([table.slice(end[0] - 2), table.slice(0, 1)]).slice(0, end[1] - end[0] + 4)
+    pq.write_table(surplus, data)
+    (data.with_name("file-4.pq")).rename(data.with_name("file-001.parquet"))
+    pq.write_table(table.slice(0, 5), data.with_name("file-007.parquet"))
+    change_table(root / "meta/episodes/chunk-000/file-000.parquet", set_cells("data/file_index", {0: 3, 1: 0, 2: 1}))
+    change_info(root, total_episodes=2, total_frames=end[1])
+    one, other = LeRobotDataset(whole), LeRobotDataset(root)
+    assert len(other) == len(one)
+    rows = np.arange(len(one))
+    for name, values in one.batch(rows).items():
+        assert np.array_equal(values, other.batch(rows)[name]), name
+    assert set(LeRobotDataset(root, episodes=[1]).column("episode_index")) == {1}
+
+
+def test_episodes_are_chosen_by_what_the_table_says_of_them() -> None:
+    root = LEROBOT / "two_task_h264"
+    seen: list[dict] = []
+
+    def pulls(row: dict) -> bool:
+        seen.append(row)
+        return row["tasks"] == ["pull the blue lever"]
+
+    dataset = LeRobotDataset(root, episode_filter=pulls, episodes=range(6))
+    assert dataset.episodes.tolist() == [1, 3, 5]
+    assert {*seen[0]} >= {"length", "dataset_from_index", f"videos/{FRONT}/from_timestamp"}
+    assert not any(name.startswith("stats/") for name in seen[0])
+    with pytest.raises(DatasetError, match="filter keeps no episode"):
+        LeRobotDataset(root, episode_filter=lambda row: row["length"] > 80)
+
+
+def test_several_videos_of_one_camera(tmp_path: Path) -> None:
+    root = record(tmp_path / "whole", ["push", "pull", "push"])
+    split = tmp_path / "split"
+    shutil.copytree(root, split)
+    info, table = load_info(root), load_episodes(root)
+    file = root / info.video_file(FRONT, 0, 0)
+    lengths = table.column("length").to_pylist()
+    for number, start in enumerate(table.column(f"videos/{FRONT}/from_timestamp").to_pylist()):
+        cut_and_join([Piece(file, start, lengths[number])], split / info.video_file(FRONT, 1, number), info.fps)
+    (split / info.video_file(FRONT, 0, 0)).unlink()
+    episodes = split / "meta/episodes/chunk-000/file-000.parquet"
+    change_table(episodes, set_cells(f"videos/{FRONT}/chunk_index", dict.fromkeys(range(3), 1)))
+    change_table(episodes, set_cells(f"videos/{FRONT}/file_index", dict(enumerate(range(3)))))
+    change_table(episodes, set_cells(f"videos/{FRONT}/from_timestamp", dict.fromkeys(range(3), 0.0)))
+    rows = np.array([[30, 2, 2], [0, 20, 38]])
+    assert np.array_equal(LeRobotDataset(root).frames(FRONT, rows), LeRobotDataset(split).frames(FRONT, rows))
+
+
+def test_text_and_language_come_as_they_were_said(tmp_path: Path) -> None:
+    root = record(tmp_path / "said", ["push"])
+    count = len(LeRobotDataset(root))
+    calls = [{"function": {"name": "say", "arguments": {"text": "done"}}}]
+    subtask = {"role": "user", "content": "reach", "style": "subtask", "timestamp": 0.0, "camera": None}
+    event = {"role": "robot", "content": None, "style": None, "camera": None, "tool_calls": calls}
+    cells = {
+        "note": pa.array([f"frame {number}" for number in range(count)]),
+        "language_persistent": language_array(
+            "language_persistent", [language_rows("language_persistent", [subtask], [])] * count
+        ),
+        "language_events": language_array(
+            "language_events", [language_rows("language_events", [event], []), *[[]] * (count - 1)]
+        ),
+    }
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    for name, values in cells.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, data)
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    kinds = {"note": "string", "language_persistent": "language", "language_events": "language"}
+    added = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in kinds.items()}
+    change_info(root, features=features | added)
+    dataset = LeRobotDataset(root, delta_timestamps={"note": [-0.1, 0.0]})
+    first, second = dataset[0], dataset[1]
+    assert (second["note"], second["note_is_pad"].tolist()) == (["frame 0", "frame 1"], [False, False])
+    assert first["note_is_pad"].tolist() == [True, False]
+    assert first["language_persistent"] == [subtask | {"tool_calls": None}]
+    assert (first["language_events"], second["language_events"]) == ([event], [])
+    batch = dataset.batch([0, 1])
+    assert batch["language_events"] == [[event], []]
+    assert batch["note"][1] == ["frame 0", "frame 1"]
+
+
+def test_a_loader_with_workers_gives_the_items() -> None:
+    root = LEROBOT / "two_task_h264"
+    dataset = LeRobotDataset(root, episodes=[1], delta_timestamps=windows(root))
+    loader = torch.utils.data.DataLoader(dataset, 8, num_workers=2, multiprocessing_context="spawn")
+    for number, batch in enumerate(loader):
+        for place in (0, 7):
+            for name, value in dataset[8 * number + place].items():
+                found = batch[name][place]
+                assert found == value if name == "task" else torch.equal(found, value), name
+        assert batch[FRONT].is_shared()
+    assert number == 9
+
+
+def test_threads_give_the_batches_of_a_loader() -> None:
+    dataset = LeRobotDataset(LEROBOT / "button_av1_cut", delta_timestamps={"action": [0.0, 1 / 80]})
+    wanted = list(torch.utils.data.DataLoader(dataset, 16, drop_last=True))
+    found = list(batches_of(dataset, 16, drop_last=True, threads=3))
+    assert len(found) == len(wanted) == 4
+    for one, other in zip(found, wanted, strict=True):
+        assert one.keys() == other.keys()
+        assert all(
+            value == other[name] if name == "task" else torch.equal(value, other[name]) for name, value in one.items()
+        )
+    orders = [
+        [*batch["index"].tolist()]
+        for epoch in (0, 0, 1)
+        for batch in batches_of(dataset, 80, shuffle=True, epoch=epoch)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[2]) == list(range(68))
+
+
+def test_changed_items_are_collated_as_they_are() -> None:
+    items = LeRobotDataset(LEROBOT / "images_cut")[:3]
+    together = torch.utils.data.default_collate(items)
+    assert together[FRONT].data_ptr() == items[0][FRONT].data_ptr()  # no copy
+    items[1][FRONT] = torch.zeros_like(items[1][FRONT])
+    assert not torch.utils.data.default_collate(items)[FRONT][1].any()
+    assert torch.equal(torch.utils.data.default_collate(items[::-1])[FRONT][2], together[FRONT][0])
+    assert type(pickle.loads(pickle.dumps(items[0]))) is dict
+
+
+def test_a_frame_at_another_time_is_refused_unless_it_is_near(tmp_path: Path) -> None:
+    root = record(tmp_path / "late", ["push", "pull"])
+    episodes = root / "meta/episodes/chunk-000/file-000.parquet"
+    change_table(episodes, set_cells(f"videos/{FRONT}/from_timestamp", {0: 0.01}))
+    with pytest.raises(DatasetError, match=r"no frame at the time(.|\n)*within 0.0001 s"):
+        LeRobotDataset(root)[0]
+    assert LeRobotDataset(root, tolerance_s=0.02)[0][FRONT].shape == (3, 48, 64)
+
+
+@pytest.mark.parametrize("unit", ["mm", "m"])
+def test_depth_comes_back_in_the_unit_that_is_asked_for(tmp_path: Path, unit: str) -> None:
     """Levels as LeRobot's encoder makes them: 12 bits of the logarithm, lossless HEVC."""
-    metres = np.linspace(0.02, 9.9, 64 * 48).reshape(1, 48, 64)
-    low, high, shift = 0.01, 10.0, 3.5
-    share = (np.log(metres + shift) - np.log(low + shift)) / (np.log(high + shift) - np.log(low + shift))
-    levels = np.clip(np.rint(4095 * share), 0, 4095).astype(np.uint16)
-    path = tmp_path / "depth.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx265", 30, options={"x265-params": "lossless=1:log-level=error"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "gray12le"
-        frame = av.VideoFrame.from_ndarray(levels[0], format="gray12le")
-        frame.pts = 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    decoded = decode_times(path, np.array([0.0]), pixels="gray12le")
-    assert np.array_equal(decoded, levels)
-    found = DepthRange(depth_min=low, depth_max=high, shift=shift).distances(decoded)
-    assert found.dtype == np.float32
-    assert np.abs(found - metres * 1000).max() < 4.5
+    metres = np.linspace(0.02, 9.9, 64 * 48).reshape(48, 64)
+    root = record(tmp_path / "deep", ["push"], frames=4)
+    feature = {"dtype": "video", "shape": [48, 64, 1], "names": ["height", "width", "channels"]}
+    about = {"is_depth_map": True, "depth_unit": "m", **DepthRange().info()}
+    write_grey(root / load_info(root).video_file(FRONT, 0, 0), [DepthRange().levels(metres, "m")] * 4, 10)
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    change_info(root, features=features | {FRONT: feature | {"info": about}})
+    dataset = LeRobotDataset(root, depth_output_unit=unit, image_transforms=torch.zeros_like)
+    depth = dataset[1][FRONT]
+    factor = {"mm": 1000, "m": 1}[unit]
+    assert (depth.dtype, depth.shape) == (torch.float32, (1, 48, 64))
+    assert np.abs(depth[0].numpy() / factor - metres).max() < 0.0045
+    raw = json.loads((root / "meta/stats.json").read_text())[FRONT]
+    assert np.allclose(dataset.stats[FRONT]["max"], np.array(raw["max"]) * factor)
+    assert dataset.stats[FRONT]["count"].tolist() == raw["count"]
+
+
+def test_planes_equal_rgb_for_every_format() -> None:
+    noise = np.random.default_rng(1)
+    decoder = Decoder(LEROBOT / "two_task_h264" / load_info(LEROBOT / "two_task_h264").video_file(FRONT, 0, 0))
+    for pixels in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "gray"):
+        for width, height in ((64, 48), (51, 37), (321, 240)):
+            frame = av.VideoFrame(width, height, pixels)
+            for plane in frame.planes:
+                plane.update(noise.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+            assert np.array_equal(np.stack(decoder.planes(frame), -1), decoder.pixels(frame, "rgb24")), (pixels, width)
+
+
+def test_opening_does_not_import_pandas_or_torch() -> None:
+    code = (
+        "import sys; from lerobot_ops.datasets.reader import LeRobotDataset;"
+        f"d = LeRobotDataset({str(LEROBOT / 'button_av1_cut')!r}); d.column('action');"
+        "sys.exit(', '.join({'torch', 'pandas', 'huggingface_hub'} & sys.modules.keys()) or None)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
