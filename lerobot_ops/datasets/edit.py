@@ -71,13 +71,14 @@ def merge(
     *,
     features: Literal["same", "common"] = "same",
     encodings: Mapping[str, VideoEncoding] | None = None,
+    num_workers: int = 1,
     dry_run: bool = False,
 ) -> EditResult | EditPlan:
     """Write the episodes of all `sources`, in that order, to `target`; equal task texts become one task.
 
     `features="same"` refuses datasets whose features differ, `"common"` keeps those that all have. Cameras in
-    `encodings` are encoded anew. Raises DatasetError when fps, robot type, a kept feature or the encoding of another
-    camera's videos differ.
+    `encodings` are encoded anew, `num_workers` episodes at a time. Raises DatasetError when fps, robot type, a kept
+    feature or the encoding of another camera's videos differ.
     """
     if not sources:
         raise DatasetError("there is nothing to merge", field="roots", expected="at least one dataset")
@@ -86,7 +87,7 @@ def merge(
     opened = {source: open_source(source, info.video_keys) for source in dict.fromkeys(sources)}
     check_mergeable(list(opened.values()), info, encodings or {})
     kept = [Kept(opened[source], number) for source in sources for number in range(len(opened[source].rows))]
-    return write({target: Recipe(kept, info, encodings=encodings or {})}, dry_run)[0]
+    return write({target: Recipe(kept, info, encodings=encodings or {}, workers=num_workers)}, dry_run)[0]
 
 
 def trim(

@@ -16,6 +16,7 @@ from lerobot_ops.datasets.edit_source import Kept, Rows
 from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding, VideoWriter
 from lerobot_ops.datasets.statistics import CameraStats, Histogram
 from lerobot_ops.errors import DatasetError
+from lerobot_ops.progress import counting
 
 _BATCH = 32
 """Images that are read at a time, still as files."""
@@ -37,7 +38,12 @@ def encode_episodes(
             pool.submit(encode_clip, episode, key, clip, encoding, threads)
             for episode, clip in zip(kept, clips, strict=True)
         ]
-        return clips, [job.result() for job in jobs]
+        with counting(f"encode {key}", len(jobs)) as count:
+            counted = []
+            for job in jobs:
+                counted.append(job.result())
+                count()
+        return clips, counted
     finally:
         pool.shutdown(cancel_futures=True)
 
