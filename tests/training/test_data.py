@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lerobot_ops.datasets.reader import LeRobotDataset
+from lerobot_ops.datasets.transforms import ImageTransforms
 from lerobot_ops.errors import ConfigError, DatasetError
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.data import BatchReader, batches, open_dataset
+from lerobot_ops.training.data import BatchReader, batches, open_dataset, scaled
 from lerobot_ops.training.sampler import EpisodeAwareSampler
 from lerobot_ops.training.train import train
 from tests.training.lessons import CAMERA, record
@@ -120,3 +121,56 @@ def test_a_damaged_dataset_is_refused_and_nothing_is_written(
     with pytest.raises(DatasetError, match=message):
         train(configured(dataset={"root": root}))
     assert not (tmp_path / "run").exists()
+
+
+DARKER = {"enable": True, "tfs": {"dark": {"type": "ColorJitter", "kwargs": {"brightness": (0.2, 0.8)}}}}
+
+
+def test_frames_are_changed_by_the_seed_the_epoch_and_the_row(configured: Configured, filmed: Path) -> None:
+    config = configured(dataset={"root": filmed, "image_transforms": DARKER})
+    dataset, policy = open_dataset(config)
+    transforms, rows = ImageTransforms(config.dataset.image_transforms), np.array([3, 12, 5])
+    plain = BatchReader(dataset, policy)(rows)
+    read = BatchReader(dataset, policy, transforms, seed=1)
+    changed, again = read(rows, 2), read(rows, 2)
+    assert torch.equal(changed[CAMERA], again[CAMERA])
+    assert torch.equal(changed[CAMERA][1:2], read(rows[1:2], 2)[CAMERA])
+    assert not torch.equal(changed[CAMERA], read(rows, 3)[CAMERA])
+    assert not torch.equal(changed[CAMERA], BatchReader(dataset, policy, transforms, seed=2)(rows, 2)[CAMERA])
+    assert (changed[CAMERA] < plain[CAMERA]).any()
+    assert torch.equal(changed["action"], plain["action"])
+
+
+def test_bytes_become_the_frames_that_are_decoded_to_floats(configured: Configured, filmed: Path) -> None:
+    dataset, policy = open_dataset(configured(dataset={"root": filmed}))
+    rows = np.array([3, 12])
+    as_bytes = BatchReader(dataset, policy, as_bytes=True)(rows)
+    assert as_bytes[CAMERA].dtype == torch.uint8
+    assert torch.equal(scaled(as_bytes, "cpu")[CAMERA], BatchReader(dataset, policy)(rows)[CAMERA])
+
+
+def test_a_cache_of_frames_changes_neither_the_batches_nor_the_name(
+    configured: Configured, filmed: Path, tmp_path: Path
+) -> None:
+    config = configured(dataset={"root": filmed})
+    cached = configured(dataset={"root": filmed, "frame_cache": tmp_path / "frames"}, num_workers=2)
+    assert cached.identity("a") == config.identity("a")
+    assert configured(dataset={"root": filmed, "image_transforms": DARKER}).identity("a") != config.identity("a")
+    rows = np.array([3, 12])
+    one, other = (BatchReader(*open_dataset(chosen))(rows) for chosen in (config, cached))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert list((tmp_path / "frames").rglob("*.npy"))
+
+
+def test_training_on_changed_frames_can_be_repeated(configured: Configured, filmed: Path, tmp_path: Path) -> None:
+    dataset = {"root": filmed, "image_transforms": DARKER}
+    losses = [
+        train(configured(dataset=dataset, steps=3, save_freq=3, output_dir=tmp_path / name)).metrics
+        for name in ("one", "two")
+    ]
+    plain = train(configured(dataset={"root": filmed}, steps=3, save_freq=3, output_dir=tmp_path / "plain")).metrics
+    assert losses[0]["loss"] == losses[1]["loss"] != plain["loss"]
+    misspelt = {"enable": True, "tfs": {"dark": {"type": "ColorJiter"}}}
+    with pytest.raises(ConfigError, match="did you mean 'ColorJitter'"):
+        train(configured(dataset={"root": filmed, "image_transforms": misspelt}, output_dir=tmp_path / "misspelt"))
+    assert not (tmp_path / "misspelt").exists()
