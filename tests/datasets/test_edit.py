@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from edited import same_statistics_as_recomputed, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import (
@@ -27,9 +28,8 @@ from recordings import (
 from lerobot_ops.datasets.edit import EditPlan, delete_episodes, merge, remove_features, split
 from lerobot_ops.datasets.encoding import VideoEncoding, encode
 from lerobot_ops.datasets.info import DatasetInfo, load_info, with_defaults
-from lerobot_ops.datasets.statistics import numeric_stats
-from lerobot_ops.datasets.tables import column_array, episode_stats, load_data, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.validate import ValidateConfig, validate
+from lerobot_ops.datasets.tables import load_data, load_episodes, load_stats, load_tasks
+from lerobot_ops.datasets.validate import validate
 from lerobot_ops.errors import ArtifactError, DatasetError
 from lerobot_ops.versioning.digest import digest
 
@@ -52,30 +52,6 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def av1(tmp_path_factory):
     return around_lerobot_av1(tmp_path_factory.mktemp("av1") / "av1")
-
-
-def sound(root: Path) -> None:
-    report = validate(root, config=ValidateConfig(skip=["duplicate-episodes", "constant-dimension"]))
-    assert not report.findings, report.markdown()
-
-
-def same_statistics_as_recomputed(root: Path) -> None:
-    info, data = load_info(root), load_data(root)
-    rows, overall = load_episodes(root).to_pylist(), load_stats(root)
-    assert set(overall) == {name for name, feature in info.features.items() if feature.is_numeric or feature.is_camera}
-    for name, feature in info.numeric.items():
-        values = column_array(data.column(name), feature)
-        parts = [(overall[name], values)]
-        parts += [
-            (episode_stats(row)[name], values[row["dataset_from_index"] : row["dataset_to_index"]]) for row in rows
-        ]
-        for found, part in parts:
-            expected = numeric_stats(part)
-            assert found.keys() == expected.keys()
-            for statistic in expected:
-                np.testing.assert_allclose(
-                    found[statistic], expected[statistic], rtol=1e-12, err_msg=f"{name} {statistic}"
-                )
 
 
 class TestDelete:
