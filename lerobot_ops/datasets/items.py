@@ -1,5 +1,6 @@
 """One frame of a dataset as torch tensors, the way LeRobot's reader gives it."""
 
+import ctypes
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -10,7 +11,11 @@ import torch
 import torch.utils.data
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from lerobot_ops.datasets.buffers import frame_buffers
 from lerobot_ops.datasets.view import View
+
+_LIBC = ctypes.CDLL(None)
+_MADV_POPULATE_WRITE = 23
 
 
 class Items:
@@ -75,12 +80,22 @@ def decoded(read: Callable[..., np.ndarray]) -> torch.Tensor:
 
     def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+        _populate(storage.data_ptr(), storage.nbytes())
         shared.append(torch.from_numpy(np.empty(0, dtype)).new().set_(storage).reshape(shape))
         return shared[0].numpy()
 
-    frames = read(empty=np.empty if torch.utils.data.get_worker_info() is None else empty)
+    frames = read(empty=frame_buffers.empty if torch.utils.data.get_worker_info() is None else empty)
     inside = shared and shared[0].data_ptr() == frames.ctypes.data and len(frames)
     return shared[0] if inside else torch.from_numpy(frames)
+
+
+def _populate(address: int, size: int) -> None:
+    """Have the kernel give all pages of a new mapping at once, which takes half the time of giving each when written.
+
+    Where the kernel (Linux before 5.14) or the system has no such call, nothing happens.
+    """
+    if hasattr(_LIBC, "madvise"):
+        _LIBC.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_POPULATE_WRITE)
 
 
 def transformed(frames: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

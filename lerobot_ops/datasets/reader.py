@@ -33,8 +33,8 @@ class LeRobotDataset:
     episode are the nearest inside, and flagged in `<feature>_is_pad`. A video's frame may be `tolerance_s` off.
     `return_uint8` leaves video items as they are decoded instead of scaling them to [0, 1]. Distances are in
     `depth_output_unit`, and so are their statistics. `image_transforms` changes the frames of items: it is called with
-    those of one camera, [(times,) channels, height, width]; depth is left alone. Where a `frame_cache` is given frames
-    are decoded once, now, and read from it ever after.
+    those of one camera, [(times,) channels, height, width]; depth is left alone. Where a `frame_cache`, or its
+    directory, is given frames are decoded once, now, and read from it ever after.
 
     Columns are read when they are first used. Raises DatasetError.
     """
@@ -50,7 +50,7 @@ class LeRobotDataset:
         tolerance_s: float = 1e-4,
         return_uint8: bool = False,
         revision: str | None = None,
-        frame_cache: "FrameCache | None" = None,
+        frame_cache: "FrameCache | Path | str | None" = None,
         depth_output_unit: Unit = "mm",
     ) -> None:
         episodes = None if episodes is None else list(episodes)
@@ -66,7 +66,7 @@ class LeRobotDataset:
         self._data = DataRows(self._view)
         self._cameras = {name: self._camera(name, tolerance_s) for name in self.info.camera_keys}
         if frame_cache is not None and self._cameras:
-            self.info, self._cameras = frame_cache.through(self._view, self._cameras)
+            self.info, self._cameras = _cache(frame_cache).through(self._view, self._cameras)
         self.features: dict[str, Feature] = self.info.features
         self._deltas = delta_indices(delta_timestamps or {}, self.info, tolerance_s)
         self._columns: dict[str, np.ndarray] = {}
@@ -249,6 +249,12 @@ class LeRobotDataset:
 def _mapped(rows: list[Any], cell: Callable[[int], Any]) -> list[Any]:
     """Rows, or lists of rows, with `cell` in the place of each."""
     return [_mapped(row, cell) if isinstance(row, list) else cell(row) for row in rows]
+
+
+def _cache(place: "FrameCache | Path | str") -> "FrameCache":
+    from lerobot_ops.datasets.frame_cache import FrameCache
+
+    return place if isinstance(place, FrameCache) else FrameCache(place)
 
 
 def _local(root: Path | str, revision: str | None, episodes: list[int] | None) -> Path:

@@ -53,6 +53,7 @@ def test_a_cache_is_made_once_for_a_content(root: Path, tmp_path: Path) -> None:
     cache = FrameCache(folder)
     LeRobotDataset(root, frame_cache=cache)
     (name,) = made(folder)
+    assert np.array_equal(LeRobotDataset(root, frame_cache=folder)[3][FRONT], LeRobotDataset(root)[3][FRONT])
     before = (folder / name / f"{FRONT}.npy").stat()
     shutil.copytree(root, tmp_path / "copy")
     LeRobotDataset(tmp_path / "copy", frame_cache=cache)

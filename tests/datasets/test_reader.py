@@ -20,6 +20,7 @@ import pytest
 import torch
 from recordings import LEROBOT, change_info, change_table, record, set_cells, write_grey
 
+from lerobot_ops.datasets.buffers import Buffers
 from lerobot_ops.datasets.decoder import Decoder
 from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.info import load_info
@@ -348,6 +349,32 @@ def test_threads_give_the_batches_of_a_loader() -> None:
     ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[2]) == list(range(68))
+
+
+def test_memory_is_used_again_when_the_last_view_of_it_is_gone() -> None:
+    buffers = Buffers(2**21)
+    first = buffers.empty((4, 2**18), np.dtype(np.uint8))
+    place = first.ctypes.data
+    part = torch.from_numpy(first)[1:]
+    del first
+    assert buffers.empty((2**18,), np.dtype(np.float32)).ctypes.data != place
+    view = part.numpy()[2:]
+    del part
+    view[:] = 7
+    assert buffers.empty((2**18,), np.dtype(np.float32)).ctypes.data != place
+    del view
+    found = [buffers.empty((2**18,), np.dtype(np.float32)) for _ in range(2)]
+    assert place in {array.ctypes.data for array in found}
+
+
+def test_items_that_are_kept_stay_as_they_are() -> None:
+    dataset = LeRobotDataset(LEROBOT / "button_av1_cut")
+    kept = [dataset[row] for row in range(0, 68, 4)]
+    assert all(
+        torch.equal(item[key], dataset[4 * place][key])
+        for place, item in enumerate(kept)
+        for key in item.keys() - {"task"}
+    )
 
 
 def test_changed_items_are_collated_as_they_are() -> None:
