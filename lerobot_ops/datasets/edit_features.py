@@ -243,12 +243,16 @@ def _exactly(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
         made = values.astype(dtype)
         back = made.astype(values.dtype)
     same = np.array_equal(back, values, equal_nan=values.dtype.kind == "f")
-    # 2**63 as a float becomes a negative whole number and, on some processors, itself again
-    return (
-        made
-        if same and np.array_equal(np.signbit(made.astype(np.float64)), np.signbit(values.astype(np.float64)))
-        else None
-    )
+    # What is out of range may become another number that becomes the old one again: -1 as uint64, or 2**63 as int64.
+    inside = np.array_equal(made < 0, values < 0) and _fits(made, values.dtype) and _fits(values, dtype)
+    return made if same and inside else None
+
+
+def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether floats are below the end of a range of whole numbers; other pairs of dtypes need no look."""
+    if values.dtype.kind != "f" or dtype.kind not in "iu":
+        return True
+    return bool((values < float(np.iinfo(dtype).max) + 1).all())
 
 
 def _nearest(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import av
 import numpy as np
@@ -35,6 +36,15 @@ def check_encoder(encoder: str) -> None:
 def first_that_opens(encoders: Sequence[str]) -> str | None:
     """The first encoder that encodes a frame on this machine: being in FFmpeg is no sign of the hardware."""
     return next((encoder for encoder in encoders if opens(encoder)), None)
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether this processor has the AVX-512 instructions, as far as the system says."""
+    try:
+        return "avx512" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 @functools.cache

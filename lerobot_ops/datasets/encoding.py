@@ -6,7 +6,7 @@ of processors or on the weather. See `encoders` for which of them are in this FF
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.depth import DepthRange
-from lerobot_ops.datasets.encoders import ENCODERS, HARDWARE, check_encoder, first_that_opens
+from lerobot_ops.datasets.encoders import ENCODERS, HARDWARE, check_encoder, first_that_opens, has_avx512
 from lerobot_ops.errors import PrerequisiteError
 
 Codec = Literal[
@@ -36,7 +36,9 @@ Codec = Literal[
     "h264_qsv",
 ]
 _SVT_PRESET = 12
-_STEADY = {"pools": "none", "frame-threads": "1", "log-level": "error"}
+_STEADY_X264 = {"asm": "avx2"}
+"""x264's AVX-512 code gives other bytes once in some hundred times, from the same frames."""
+_STEADY_X265 = {"pools": "none", "frame-threads": "1", "log-level": "error"}
 """x265's parameters under which its output is the same on any machine, and its banner stays away."""
 
 
@@ -97,7 +99,9 @@ class VideoEncoding(Config):
         options = {"g": self.g, **own}
         extra = {name: value for name, value in self.extra_options.items() if name not in options}
         if self.vcodec == "hevc":
-            extra["x265-params"] = _x265_params(self.extra_options.get("x265-params", ""), threads)
+            extra["x265-params"] = _params(self.extra_options.get("x265-params", ""), _steady_x265(threads))
+        if self.vcodec == "h264" and has_avx512():
+            extra["x264-params"] = _params(self.extra_options.get("x264-params", ""), _STEADY_X264)
         return {name: str(value) for name, value in {**extra, **options}.items() if value is not None}
 
     def info(self) -> dict[str, Any]:
@@ -221,9 +225,12 @@ def _x265(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
     return {"crf": encoding.crf, "preset": encoding.preset, "tune": tune}
 
 
-def _x265_params(asked: str, threads: int | None) -> str:
+def _steady_x265(threads: int | None) -> dict[str, str]:
+    return _STEADY_X265 | ({} if threads is None or threads == 1 else {"pools": str(threads)})
+
+
+def _params(asked: str, steady: Mapping[str, str]) -> str:
     given = dict(part.partition("=")[::2] for part in str(asked).split(":") if part)
-    steady = _STEADY | ({} if threads is None or threads == 1 else {"pools": str(threads)})
     return ":".join(f"{name}={value}" if value else name for name, value in {**steady, **given}.items())
 
 
