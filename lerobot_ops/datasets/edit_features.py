@@ -252,7 +252,7 @@ def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
     """Whether floats are below the end of a range of whole numbers; other pairs of dtypes need no look."""
     if values.dtype.kind != "f" or dtype.kind not in "iu":
         return True
-    return bool((values < float(np.iinfo(dtype).max) + 1).all())
+    return bool((values.astype(np.float64) < float(np.iinfo(dtype).max) + 1).all())
 
 
 def _nearest(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
