@@ -1,5 +1,6 @@
 """Reading a dataset that may be broken: whatever can be read is evidence, whatever cannot is a finding."""
 
+import bisect
 import json
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lerobot_ops.datasets.checks import Finding, counted, finding, listed
+from lerobot_ops.datasets.beginning import is_recording
+from lerobot_ops.datasets.checks import Finding, Severity, counted, finding, listed
 from lerobot_ops.datasets.info import INFO_PATH, STATS_PATH, TASKS_PATH, DatasetInfo, load_info
 from lerobot_ops.datasets.tables import (
     Stats,
@@ -24,7 +26,8 @@ from lerobot_ops.datasets.tables import (
 )
 from lerobot_ops.errors import DatasetError
 
-RESTORE = "restore the file from a version or a copy of the dataset, or record its episodes again"
+RESTORE = "restore the file from a version or a copy of the dataset; `lerobot-ops repair` keeps what can be read"
+RESUME = "resume the recording, or write a dataset without them with `lerobot-ops repair`"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Evidence:
     """The whole episodes table."""
     tasks: list[str] | None = None
     stats: Stats | None = None
+    recording: bool = False
+    """Whether it is being recorded by us, or was and has not been finalised."""
 
     def rows(self, name: str, dtype: type = np.int64) -> np.ndarray | None:
         """A numeric column of the episodes table [E]; None where it is missing, has nulls or another type."""
@@ -77,21 +82,34 @@ class Evidence:
         bounds = zip(episode[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
         return {number: (start, stop) for number, start, stop in bounds if number in once}
 
+    @cached_property
+    def ranges(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Numeric feature -> the least and the greatest finite value of each of its dimensions, flat."""
+        found = {}
+        for name, values in self.columns.items():
+            rows = values.reshape(len(values), -1).astype(np.float64)
+            rows[~np.isfinite(rows)] = np.nan
+            with warnings.catch_warnings(action="ignore"):  # a dimension without any finite value
+                found[name] = np.nanmin(rows, 0, initial=np.inf), np.nanmax(rows, 0, initial=-np.inf)
+        return found
+
     def file_of(self, row: int) -> DataFile:
         """The data file that holds a row of the dataset."""
-        return next(file for file in reversed(self.files) if file.first <= row)
+        return self.files[bisect.bisect_right(self.files, row, key=lambda file: file.first) - 1]
 
 
 def gather(root: Path) -> tuple[Evidence | None, list[Finding]]:
     """Read all that can be read below `root`, videos excepted; None as evidence when meta/info.json cannot be."""
     findings: list[Finding] = []
     info = _info(root, findings)
-    files, complete = _data(root, info, findings)
     episodes = _episodes(root, findings)
+    last = _last_pointed_at(info, episodes)
+    files, complete = _data(root, info, findings, last, 0 if episodes is None else episodes.num_rows)
     if info is None:
         return None, findings
     evidence = Evidence(
         root=root,
+        recording=is_recording(root),
         info=info,
         files=files,
         data_complete=complete,
@@ -125,26 +143,64 @@ def _info(root: Path, findings: list[Finding]) -> DatasetInfo | None:
     return info
 
 
-def _data(root: Path, info: DatasetInfo | None, findings: list[Finding]) -> tuple[list[DataFile], bool]:
+def _last_pointed_at(info: DatasetInfo | None, episodes: pa.Table | None) -> str | None:
+    """The last data file that the episodes table names; None when nothing can be said about that."""
+    names = ["data/chunk_index", "data/file_index"]
+    if info is None or episodes is None or not episodes.num_rows or not set(names) <= set(episodes.column_names):
+        return None
+    columns = [episodes.column(name) for name in names]
+    if any(column.null_count or not pa.types.is_integer(column.type) for column in columns):
+        return None
+    places = set(zip(*(column.to_pylist() for column in columns), strict=True))
+    return max(info.data_file(*place) for place in places)
+
+
+def _data(
+    root: Path, info: DatasetInfo | None, findings: list[Finding], last: str | None, episodes: int
+) -> tuple[list[DataFile], bool]:
+    """The data files up to those of an episode that was never finished: files behind `last` with no known episode."""
     paths = data_files(root)
     if not paths:
         message = "there are no data files"
         findings.append(finding("missing-file", message, place="data/*/*.parquet", fix=RESTORE))
     files: list[DataFile] = []
-    first = 0
+    orphans: list[str] = []
+    first = broken = 0
     for path in paths:
-        table = _parquet(root, path, findings, skip=info.image_keys if info else [])
-        if table is not None:
-            files.append(DataFile(name=path.relative_to(root).as_posix(), table=table, first=first))
+        name = path.relative_to(root).as_posix()
+        problems: list[Finding] = []
+        table = _parquet(root, path, problems, skip=info.image_keys if info else [])
+        behind = last is not None and name > last
+        if behind and (_is_of_no_episode(table, episodes) if table is not None else is_recording(root)):
+            orphans.append(name)
+            continue
+        findings += problems
+        if table is None:
+            broken += 1
+        else:
+            files.append(DataFile(name=name, table=table, first=first))
             first += table.num_rows
-    return files, bool(paths) and len(files) == len(paths)
+    if orphans:
+        message = f"no episode points at {counted(len(orphans), 'data file')} at the end: {listed(orphans)}"
+        findings.append(finding("leftover-files", message, place=orphans[0], fix=RESUME))
+    return files, bool(paths) and not broken
+
+
+def _is_of_no_episode(table: pa.Table, episodes: int) -> bool:
+    """Whether all rows are of episodes behind the last one of the episodes table."""
+    if "episode_index" not in table.column_names:
+        return False
+    column = table.column("episode_index")
+    if column.null_count or not pa.types.is_integer(column.type):
+        return False
+    return not len(column) or int(column.to_numpy().min()) >= episodes
 
 
 def _episodes(root: Path, findings: list[Finding]) -> pa.Table | None:
     paths = episodes_files(root)
     if not paths:
         message = "there is no episodes table; without it nothing says where an episode begins and ends"
-        fix = "the recording was probably killed before it was finalised: restore a copy, or record again"
+        fix = "`lerobot-ops repair` makes one of the data and the videos, as far as these are there"
         findings.append(finding("missing-file", message, place="meta/episodes/*/*.parquet", fix=fix))
     tables = [_parquet(root, path, findings) for path in paths]
     readable = [table for table in tables if table is not None]
@@ -195,10 +251,11 @@ def _tasks(root: Path, findings: list[Finding]) -> list[str] | None:
 
 
 def _stats(root: Path, findings: list[Finding]) -> Stats | None:
-    fix = "edit the dataset into a new directory: every edit computes its statistics"
+    fix = "`lerobot-ops repair` computes them from the data"
     if not (root / STATS_PATH).is_file():
         message = "there are no statistics, so no policy can be trained on the dataset"
-        findings.append(finding("stats-missing", message, place=STATS_PATH, fix=fix))
+        severity: Severity = "warning" if is_recording(root) else "error"  # they are written after an episode
+        findings.append(finding("stats-missing", message, place=STATS_PATH, fix=fix, severity=severity))
         return None
     try:
         json.loads((root / STATS_PATH).read_text(encoding="utf-8"))
@@ -228,10 +285,12 @@ def _columns(info: DatasetInfo, files: list[DataFile]) -> dict[str, np.ndarray]:
 
 def _leftovers(evidence: Evidence) -> Iterator[Finding]:
     root, info = evidence.root, evidence.info
-    scratch = [name for name in ("images", *sorted(path.name for path in root.glob("tmp*"))) if (root / name).is_dir()]
+    scratch = [path.name for path in sorted(root.glob("tmp*")) if path.is_dir()]
+    if any(path.is_file() for path in (root / "images").rglob("*")):  # LeRobot leaves its empty folders behind
+        scratch.insert(0, "images")
     if scratch:
         message = f"{listed(f'{name}/' for name in scratch)} holds frames of a recording that was not finished"
-        fix = "delete it, unless you want to rescue the unfinished episode from it"
+        fix = "delete it, unless you want to rescue the unfinished episode from it; `lerobot-ops repair` leaves it out"
         yield finding("leftover-files", message, place=f"{scratch[0]}/", fix=fix)
     if evidence.episodes is None:
         return
@@ -248,7 +307,8 @@ def _leftovers(evidence: Evidence) -> Iterator[Finding]:
     extra = [name for name in found if name not in known]
     if extra:
         message = f"no episode points at {counted(len(extra), 'video file')}: {listed(extra)}"
-        yield finding("leftover-files", message, place=extra[0], fix="delete what is not needed any more")
+        fix = RESUME if evidence.recording else "delete them, or run `lerobot-ops repair`"
+        yield finding("leftover-files", message, place=extra[0], fix=fix)
 
 
 def _sentence(error: DatasetError) -> str:

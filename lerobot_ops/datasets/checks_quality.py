@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lerobot_ops.datasets.checks import Finding, Severity, counted, finding, listed
+from lerobot_ops.datasets.checks import Finding, counted, finding, listed
 from lerobot_ops.datasets.checks_evidence import Evidence
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, TASKS_PATH
 
@@ -17,30 +17,10 @@ SHORT, LONG = 0.2, 5.0
 
 def check_quality(evidence: Evidence) -> Iterator[Finding]:
     """All checks of this module."""
-    yield from _constant_dimensions(evidence)
     yield from _without_success(evidence)
     yield from _lengths(evidence)
     yield from _task_texts(evidence)
     yield from _duplicates(evidence)
-
-
-def _constant_dimensions(evidence: Evidence) -> Iterator[Finding]:
-    for name, values in evidence.columns.items():
-        if len(values) < 2 or not (name == "action" or name.startswith("observation.")):
-            continue
-        rows = values.reshape(len(values), -1)
-        constant = np.flatnonzero((rows == rows[0]).all(0))
-        if not len(constant):
-            continue
-        names = evidence.info.features[name].names
-        labels = [names[dim] if isinstance(names, list) and len(names) == rows.shape[1] else dim for dim in constant]
-        message = (
-            f"{counted(len(constant), 'dimension')} of {name!r} (of {rows.shape[1]}) never"
-            f" change{'s' if len(constant) == 1 else ''}: {listed(labels)}"
-        )
-        fix = "check the sensor or motor, or leave the feature out; its standard deviation is 0"
-        severity: Severity = "warning" if name in ("action", "observation.state") else "info"
-        yield finding("constant-dimension", message, place=f"data {name}", fix=fix, severity=severity)
 
 
 def _without_success(evidence: Evidence) -> Iterator[Finding]:

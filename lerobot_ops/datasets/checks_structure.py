@@ -1,15 +1,18 @@
 """Checks across files: counters, row order, episode bounds, pointers and tasks agree with one another."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.checks import Finding, counted, finding, listed
-from lerobot_ops.datasets.checks_evidence import Evidence
+from lerobot_ops.datasets.checks_evidence import RESTORE, RESUME, Evidence
 from lerobot_ops.datasets.info import INFO_PATH, TASKS_PATH
+from lerobot_ops.datasets.tables import episodes_files, read_parquet
 
-_RESTORE = "restore the data files in their order, or delete the episodes concerned into a new dataset"
-_TABLE = "restore meta/episodes from a version or a copy of the dataset"
+_RESTORE = "restore the data files in their order, or let `lerobot-ops repair` number the frames anew"
+_TABLE = "`lerobot-ops repair` makes meta/episodes anew of the data and the videos"
 TIMESTAMP_TOLERANCE_S = 1e-4
 """How far a timestamp may be from frame_index / fps: LeRobot's tolerance."""
 
@@ -22,6 +25,7 @@ def check_structure(evidence: Evidence) -> Iterator[Finding]:
         yield from _frame_order(evidence)
         yield from _episode_bounds(evidence)
         yield from _data_pointers(evidence)
+    yield from _own_pointers(evidence)
     yield from _timestamps(evidence)
     yield from _task_index(evidence)
     yield from _episode_tasks(evidence)
@@ -37,15 +41,32 @@ def _totals(evidence: Evidence) -> Iterator[Finding]:
         counts.append(("total_episodes", info.total_episodes, evidence.episodes.num_rows, "rows in meta/episodes"))
     if evidence.tasks is not None:
         counts.append(("total_tasks", info.total_tasks, len(evidence.tasks), f"rows in {TASKS_PATH}"))
+    behind = _is_behind(evidence)
+    if behind or evidence.recording:
+        message = "the recording was not finished"
+        if behind:
+            message += f": info.json counts {counted(info.total_episodes, 'episode')}, but the last one is there, too"
+        yield finding("unfinished-recording", message, place=INFO_PATH, fix=RESUME)
     for field, said, found, what in counts:
-        if said != found:
+        if said != found and not (behind or (evidence.recording and field == "total_tasks" and said < (found or 0))):
             message = f"{field} says {said:,}, but there are {found:,} {what}"
-            fix = f"set {field} to {found} if nothing is lost, or restore the missing files"
+            fix = f"set {field} to {found} if nothing is lost (`lerobot-ops repair` does), or restore the missing files"
             yield finding("totals", message, place=f"{INFO_PATH} {field}", fix=fix)
     for name, text in info.splits.items():
         if not _valid_split(text, info.total_episodes):
             message = f"split {name!r} is {text!r}, expected begin:end within 0:{info.total_episodes}"
             yield finding("totals", message, place=f"{INFO_PATH} splits.{name}", fix="correct it", severity="warning")
+
+
+def _is_behind(evidence: Evidence) -> bool:
+    """Whether info.json does not count the last episode: it is written after the episode is there."""
+    length, info = evidence.rows("length"), evidence.info
+    if length is None or not len(length) or not evidence.data_complete:
+        return False
+    frames = sum(file.table.num_rows for file in evidence.files)
+    said = (info.total_episodes, info.total_frames)
+    fewer_tasks = evidence.tasks is None or info.total_tasks <= len(evidence.tasks)
+    return fewer_tasks and said == (len(length) - 1, frames - int(length[-1]))
 
 
 def _valid_split(text: str, episodes: int) -> bool:
@@ -111,7 +132,7 @@ def _timestamps(evidence: Evidence) -> Iterator[Finding]:
             f"timestamp is {time[row]:.6f} s where frame {frame[row]} at {evidence.info.fps} fps is at"
             f" {expected[row]:.6f} s ({counted(len(rows), 'frame')} in all)"
         )
-        fix = "set timestamp to frame_index / fps, or correct fps in meta/info.json"
+        fix = "set timestamp to frame_index / fps (`lerobot-ops repair` does), or correct fps in meta/info.json"
         place = f"{file.name} row {row - file.first}"
         yield finding("timestamps", message, place=place, fix=fix, episodes=np.unique(episode[rows]))
 
@@ -161,12 +182,32 @@ def _data_pointers(evidence: Evidence) -> Iterator[Finding]:
                 wrong.append((number, said, " and ".join(sorted(holders))))
     for said, episodes in missing.items():
         message = f"{said} does not exist, but {counted(len(episodes), 'episode')} should be in it"
-        yield finding("missing-file", message, place=said, fix="restore it from a version or a copy", episodes=episodes)
+        yield finding("missing-file", message, place=said, fix=RESTORE, episodes=episodes)
     if wrong:
         number, said, holder = wrong[0]
         message = f"episode {number} is in {holder}, not in {said} ({counted(len(wrong), 'episode')} in all)"
         episodes = [number for number, _, _ in wrong]
         yield finding("data-pointers", message, place="meta/episodes data/file_index", fix=_TABLE, episodes=episodes)
+
+
+def _own_pointers(evidence: Evidence) -> Iterator[Finding]:
+    """Rows of the episodes table say in which of its files they are; LeRobot needs that to merge and to resume."""
+    names = ["meta/episodes/chunk_index", "meta/episodes/file_index"]
+    wrong: dict[str, str] = {}
+    for path in episodes_files(evidence.root) if evidence.episodes is not None else ():
+        name = path.relative_to(evidence.root).as_posix()
+        place = re.fullmatch(r"meta/episodes/chunk-(\d+)/file-(\d+)\.parquet", name)
+        if not set(names) <= set(pq.read_schema(path).names):
+            wrong[name] = "does not say where it is"
+        elif place:
+            said = read_parquet(path, names).to_pylist()
+            if any(tuple(row.values()) != (int(place[1]), int(place[2])) for row in said):
+                wrong[name] = "says that it is another file"
+    if wrong:
+        name, problem = next(iter(wrong.items()))
+        message = f"{name} {problem} ({counted(len(wrong), 'file')} in all)"
+        place_of = f"{name} {names[1]}"
+        yield finding("data-pointers", message, place=place_of, fix=_TABLE, severity="warning")
 
 
 def _task_index(evidence: Evidence) -> Iterator[Finding]:

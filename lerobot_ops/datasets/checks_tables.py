@@ -142,7 +142,7 @@ def _check_episodes(evidence: Evidence) -> Iterator[Finding]:
     if table is None:
         return
     place = "meta/episodes"
-    fix = "restore meta/episodes from a version or a copy of the dataset"
+    fix = "`lerobot-ops repair` makes meta/episodes anew of the data and the videos"
     names = [name for name in table.column_names if not name.startswith("stats/") and not _is_list(table, name)]
     frame = table.select(names).replace_schema_metadata(None).to_pandas()
     for failure in schemas.failures(schemas.episodes_schema(evidence.info), frame):
@@ -160,8 +160,8 @@ def _check_episodes(evidence: Evidence) -> Iterator[Finding]:
             message = f"{failure.column} is {kinds} in {counted(len(failure.rows), 'row')}, expected {failure.check}"
         yield finding("episodes-schema", message, place=where, fix=fix, episodes=failure.rows)
     if "tasks" not in table.column_names:
-        message = "the episodes table has no column 'tasks'"
-        yield finding("episodes-schema", message, place=f"{place} tasks", fix=fix)
+        message = "the episodes table has no column 'tasks'; LeRobot's conversion of images to video leaves it out"
+        yield finding("episodes-schema", message, place=f"{place} tasks", fix=fix, severity="warning")
 
 
 def _check_tasks(evidence: Evidence) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _check_tasks(evidence: Evidence) -> Iterator[Finding]:
             message += "; a task may have one row only"
         else:
             message += f", expected {failure.check}"
-        fix = "restore meta/tasks.parquet from a version or a copy of the dataset"
+        fix = "`lerobot-ops repair` makes the task table anew of the episodes' task texts"
         yield finding("tasks-schema", message, place=f"{TASKS_PATH} {failure.column}", fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""Checks of every video file against info.json and the episodes table, and decoding of frames of every episode."""
+"""Checks of every video file against info.json and the episodes table, and decoding of frames of its episodes."""
 
 import itertools
 from collections.abc import Generator, Iterator
@@ -10,16 +10,16 @@ import numpy as np
 
 from lerobot_ops.datasets.checks import Finding, counted, finding, listed
 from lerobot_ops.datasets.checks_evidence import Evidence
+from lerobot_ops.datasets.checks_pictures import Decode, Shown, check_pictures, looked_at
+from lerobot_ops.datasets.decoder import open_video
 from lerobot_ops.datasets.info import INFO_PATH
-from lerobot_ops.datasets.video import VideoProbe, decode_frames, probe
+from lerobot_ops.datasets.video import VideoProbe, decode_times, probe
 from lerobot_ops.errors import DatasetError
 
-_RESTORE = "restore the video from a version or a copy, or delete these episodes into a new dataset"
-_TABLE = "restore meta/episodes from a version or a copy of the dataset"
+_RESTORE = "restore the video from a version or a copy; `lerobot-ops repair` keeps the other episodes"
+_TABLE = "`lerobot-ops repair` finds the frames of the episodes anew"
 TOLERANCE_S = 1e-4
 """How far a frame of a video may be from its time: LeRobot's tolerance."""
-FROZEN_LEVELS = 5
-"""Grey levels of 255 by which some part of the picture changes unless the camera is frozen; noise stays below."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class _Clip:
     frames: int
 
 
-def check_videos(evidence: Evidence, decode: bool) -> Iterator[Finding]:
-    """All checks of this module; frames are decoded only if `decode`."""
+def check_videos(evidence: Evidence, decode: Decode) -> Iterator[Finding]:
+    """All checks of this module, and of the pictures that `decode` says."""
     for key in evidence.info.video_keys:
         for name, clips in _clips(evidence, key).items():
             yield from _check_file(evidence, key, name, clips, decode)
@@ -66,7 +66,7 @@ def _clips(evidence: Evidence, key: str) -> dict[str, list[_Clip]]:
     return {name: sorted(found[name], key=lambda clip: (clip.begin_s, clip.episode)) for name in sorted(found)}
 
 
-def _check_file(evidence: Evidence, key: str, name: str, clips: list[_Clip], decode: bool) -> Iterator[Finding]:
+def _check_file(evidence: Evidence, key: str, name: str, clips: list[_Clip], decode: Decode) -> Iterator[Finding]:
     episodes = [clip.episode for clip in clips]
     path = evidence.root / name
     if not path.is_file():
@@ -84,8 +84,9 @@ def _check_file(evidence: Evidence, key: str, name: str, clips: list[_Clip], dec
     whole = [clip for clip in clips if clip.episode not in missing]
     yield from _timestamps(evidence, name, video, whole)
     yield from _keyframes(evidence, name, video, whole)
-    if decode:
-        yield from _decode(evidence, key, name, whole)
+    if decode != "none":
+        shown = _shown(evidence, key, name, whole, decode)
+        yield from check_pictures(evidence, key, name, "video-decode", _RESTORE, shown)
 
 
 def _format(evidence: Evidence, key: str, name: str, video: VideoProbe, episodes: list[int]) -> Iterator[Finding]:
@@ -174,42 +175,59 @@ def _keyframes(evidence: Evidence, name: str, video: VideoProbe, clips: list[_Cl
         yield finding("video-keyframes", message, place=name, fix=fix, episodes=inside)
 
 
-def _decode(evidence: Evidence, key: str, name: str, clips: list[_Clip]) -> Iterator[Finding]:
-    broken: list[int] = []
-    cause: object = ""
-    frozen: list[int] = []
+def _shown(evidence: Evidence, key: str, name: str, clips: list[_Clip], decode: Decode) -> Iterator[Shown]:
+    """The pictures of the clips that are looked at."""
+    path, fps = evidence.root / name, evidence.info.fps
+    pixels = "gray12le" if evidence.info.features[key].is_depth else "rgb24"
+    if decode == "all":
+        yield from _all_shown(path, fps, clips, pixels)
+        return
     for clip in clips:
-        frames = sorted({0, clip.frames // 2, clip.frames - 1})
+        frames = looked_at(clip.frames, decode)
         try:
-            pictures = decode_frames(evidence.root / name, clip.begin_s, frames, evidence.info.fps)
+            pictures = decode_times(path, clip.begin_s + np.array(frames) / fps, pixels=pixels)
         except (DatasetError, av.FFmpegError, OSError, ValueError) as error:
-            cause = cause or (error.found or error.problem if isinstance(error, DatasetError) else error)
-            broken.append(clip.episode)
+            yield Shown(clip.episode, 0, None, _why(error))
             continue
-        if clip.frames >= evidence.info.fps and is_frozen(pictures) and _moves(evidence, clip.episode):
-            frozen.append(clip.episode)
-    if broken:
-        message = f"first, middle or last frame of {counted(len(broken), 'episode')} of {name} does not decode: {cause}"
-        yield finding("video-decode", message, place=name, fix=_RESTORE, episodes=broken)
-    if frozen:
-        message = f"camera {key!r} shows the same picture from first to last frame while the robot moves"
-        fix = "delete these episodes, and check the camera's cable and driver"
-        yield finding("frozen-camera", message, place=name, fix=fix, episodes=frozen)
+        for frame, picture in zip(frames, pictures, strict=True):
+            yield Shown(clip.episode, frame, picture)
 
 
-def is_frozen(pictures: np.ndarray) -> bool:
-    """Whether uint8 pictures [n, height, width, channels] are one picture, apart from encoding noise."""
-    count, height, width = pictures.shape[:3]
-    size = min(height, width, max(8, min(height, width) // 32))
-    grey = pictures[:, : height // size * size, : width // size * size].mean(3)
-    blocks = grey.reshape(count, height // size, size, width // size, size).mean((2, 4))
-    return count > 1 and float(np.ptp(blocks, axis=0).max()) < FROZEN_LEVELS
+def _all_shown(path: Path, fps: int, clips: list[_Clip], pixels: str) -> Iterator[Shown]:
+    """Every picture of the clips, in one pass over the file; what is missing at the end did not decode."""
+    clips = sorted(clips, key=lambda clip: clip.begin_s)
+    firsts = np.array([round(clip.begin_s * fps) for clip in clips])
+    found = [0] * len(clips)
+    why = "not every frame can be decoded"
+    try:
+        for number, frame in _frames_of(path, fps):
+            place = int(np.searchsorted(firsts, number, side="right")) - 1
+            if place >= 0 and number < firsts[place] + clips[place].frames:
+                found[place] += not frame.is_corrupt
+                picture = frame.to_ndarray(format=pixels)
+                yield Shown(clips[place].episode, number - int(firsts[place]), picture)
+    except (DatasetError, av.FFmpegError, OSError, ValueError) as error:
+        why = _why(error)
+    for clip, count in zip(clips, found, strict=True):
+        if count < clip.frames:
+            problem = f"{counted(clip.frames - count, 'frame')} of {clip.frames:,} decoded badly or not at all ({why})"
+            yield Shown(clip.episode, 0, None, problem)
 
 
-def _moves(evidence: Evidence, episode: int) -> bool:
-    """Whether state (or else action) changes in an episode; without either, a camera is never called frozen."""
-    begin, end = evidence.runs.get(episode, (0, 0))
-    for name in ("observation.state", "action"):
-        if name in evidence.columns and begin < end:
-            return bool(np.ptp(evidence.columns[name][begin:end].astype(np.float64), axis=0).max() > 0)
-    return False
+def _frames_of(path: Path, fps: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames of a video with their numbers; packets that do not decode are passed over."""
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        base = float(stream.time_base or 0)
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue
+            yield from ((round(frame.pts * base * fps), frame) for frame in frames if frame.pts is not None)
+
+
+def _why(error: Exception) -> str:
+    text = str(error.found or error.problem) if isinstance(error, DatasetError) else str(error)
+    return f"it does not decode: {text.splitlines()[0] if text else type(error).__name__}"

@@ -14,7 +14,11 @@ from pydantic import Field, field_validator
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.checks import CHECKS, SEVERITIES, Finding, Severity, counted, listed
 from lerobot_ops.datasets.checks_evidence import Evidence, gather
+from lerobot_ops.datasets.checks_features import check_features
+from lerobot_ops.datasets.checks_histograms import check_histograms
 from lerobot_ops.datasets.checks_images import check_images
+from lerobot_ops.datasets.checks_motion import check_motion
+from lerobot_ops.datasets.checks_pictures import Decode
 from lerobot_ops.datasets.checks_quality import check_quality
 from lerobot_ops.datasets.checks_statistics import check_statistics
 from lerobot_ops.datasets.checks_structure import check_structure
@@ -34,8 +38,8 @@ class ValidateConfig(Config):
     """The least severity that makes a dataset fail."""
     skip: list[str] = Field(default_factory=list)
     """Ids of checks to leave out."""
-    decode: bool = True
-    """Decode frames of every episode; without it only packets are read."""
+    decode: Decode = "ends"
+    """Which frames are decoded: `ends` the first, the last and three between of every episode, `all`, or `none`."""
     max_per_check: int = Field(default=20, ge=1)
     """Findings of one check that are reported one by one; the others are counted."""
 
@@ -115,15 +119,18 @@ def _checked(evidence: Evidence, config: ValidateConfig) -> Iterator[Finding]:
     yield from check_tables(evidence)
     yield from check_structure(evidence)
     yield from check_videos(evidence, config.decode)
-    if config.decode:
-        yield from check_images(evidence)
+    yield from check_images(evidence, config.decode)
+    yield from check_features(evidence)
     yield from check_statistics(evidence)
+    yield from check_histograms(evidence)
     yield from check_quality(evidence)
+    yield from check_motion(evidence)
 
 
 def _placeless(found: Finding, root: Path) -> Finding:
     """The finding without the path of the dataset, which other libraries put into their messages."""
-    return found.model_copy(update={"message": found.message.replace(f"{root}/", "")})
+    message, fix = found.message.replace(f"{root}/", ""), found.fix.replace(str(root), "DATASET")
+    return found.model_copy(update={"message": message, "fix": fix})
 
 
 def _capped(findings: Iterable[Finding], limit: int) -> Iterator[Finding]:

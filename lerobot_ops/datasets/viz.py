@@ -142,7 +142,7 @@ def _findings(config: VizConfig) -> tuple[list[Finding], int]:
     """(What validation finds about the episode, how many findings it has about the dataset as a whole)."""
     from lerobot_ops.datasets.validate import ValidateConfig, validate
 
-    everything = ValidateConfig(decode=False, max_per_check=10**9)
+    everything = ValidateConfig(decode="none", max_per_check=10**9)
     found = validate(config.root, config=everything).findings
     return [one for one in found if config.episode in one.episodes], sum(not one.episodes for one in found)
 
