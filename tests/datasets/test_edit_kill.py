@@ -21,7 +21,7 @@ from lerobot_ops.versioning.digest import digest
 
 STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fcntl.flock", "fcntl.ioctl"}
 KILLS = 120
-PRELOADED = ["PIL.PngImagePlugin", "lerobot_ops.datasets.edit", "lerobot_ops.datasets.edit_cameras"]
+PRELOADED = ["pytest", "recordings", "PIL.PngImagePlugin", "lerobot_ops.datasets.edit"]
 """What the editing processes share, so that each begins at once."""
 CAMERAS = {"observation.images.front": "video", "observation.images.wrist": "image"}
 
