@@ -1,5 +1,6 @@
 """Dataset steps: record an expert, check, edit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -55,13 +56,19 @@ def validate_dataset(dataset: Artifact, config: ValidateConfig) -> Validated:
     return Validated.model_validate(report.model_dump())
 
 
-@task(name="edit", version="1", **CACHED)
-def edit_dataset(sources: list[Artifact], operation: EditOperation, name: str) -> Artifact:
-    """Delete, split, merge or remove features, into a new dataset; a split's parts lie below the artifact's path."""
+@task(name="edit", version="2", **CACHED)
+def edit_dataset(
+    sources: list[Artifact], operation: EditOperation, name: str, files: Sequence[Artifact] = ()
+) -> Artifact:
+    """Any edit, into a new dataset; a split's parts lie below the artifact's path.
+
+    What a merge joins and the files that an operation reads come as artifacts: their content counts, not their places.
+    """
     key = current_key()
     root = place("datasets", name, key)
     if isinstance(operation, Merge):
         operation = operation.model_copy(update={"roots": [source.path for source in sources]})
+    operation = operation.reading([file.path for file in files])
     if not root.exists():
         edit(EditConfig(root=sources[0].path, new_root=root, operation=operation))
     return Artifact.at(root, "dataset", name, key) if operation.type == "split" else dataset_at(root, name, key)

@@ -28,7 +28,7 @@ WORKSPACE = Path("outputs")
 class Artifact(Config):
     """A finished output: where it is, which version it is, and the step that made it."""
 
-    kind: Literal["dataset", "checkpoint", "evaluation", "report"]
+    kind: Literal["dataset", "checkpoint", "evaluation", "report", "file"]
     name: str
     path: Path
     """Relative to the directory that the flow runs in."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class Operation(Config):
         """The files that it reads besides the dataset."""
         return []
 
-    def reading(self, files: Sequence[Path]) -> "Operation":
+    def reading(self, files: Sequence[Path]) -> Self:
         """The same operation with its `files` at other places."""
         return self
 
@@ -149,7 +149,7 @@ class AddFeatures(Operation):
     def files(self) -> list[Path]:
         return [feature.file for feature in self.features.values()]
 
-    def reading(self, files: Sequence[Path]) -> "AddFeatures":
+    def reading(self, files: Sequence[Path]) -> Self:
         placed = zip(self.features.items(), files, strict=True)
         features = {name: feature.model_copy(update={"file": file}) for (name, feature), file in placed}
         return self.model_copy(update={"features": features})

@@ -23,6 +23,7 @@ from lerobot_ops.datasets.edit_operations import (
     RenameFeature,
     Split,
     Trim,
+    flagged_episodes,
 )
 from lerobot_ops.datasets.remote import local_root
 from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
@@ -48,6 +49,7 @@ __all__ = [
     "Trim",
     "check",
     "edit",
+    "flagged_episodes",
 ]
 
 EditOperation = Annotated[
