@@ -1,44 +1,68 @@
 """The encoded pictures of one camera of one episode, one after the other in a file until the episode is saved."""
 
 import mmap
+import os
+import tempfile
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+_WORKERS = min(4, os.cpu_count() or 1)
 _BYTES_PER_ARRAY = 1 << 30
 """Arrow's binary arrays hold 2 GB; a longer column has several."""
 
 
 class ImageSpool:
-    """Keeps pictures as the files that LeRobot keeps: PNG for colour, uncompressed TIFF for depth."""
+    """Keeps pictures as the files that LeRobot keeps: PNG for colour, uncompressed TIFF for depth.
+
+    Compressing takes longer than a video encoder does, so several threads do it; `add` waits for the oldest picture.
+    """
 
     def __init__(self, path: Path, *, depth: bool) -> None:
         self.path = path
         self._depth = depth
-        self._file = open(path, "w+b")  # noqa: SIM115 - closed by close()
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
         self._ends: list[int] = []
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="image")
+        self._pending: deque[Future[bytes]] = deque()
 
     @property
     def frames(self) -> int:
+        """How many pictures are in the file; all that were added, once it is closed."""
         return len(self._ends)
 
     def add(self, frame: np.ndarray) -> None:
         """Append one picture: uint8 [height, width, 3], or depth uint16 or float32 [height, width]."""
-        # Written to a file of its own descriptor, Pillow lets other threads run while it compresses.
-        with open(self.path.with_suffix(".one"), "w+b") as one:
-            if self._depth:
-                Image.fromarray(frame).save(one, "TIFF", compression="raw")
-            else:
-                Image.fromarray(frame).save(one, "PNG", compress_level=6)
-            one.seek(0)
-            self._file.write(one.read())
-        self._ends.append(self._file.tell())
+        self._pending.append(self._pool.submit(self._encoded, frame))
+        if len(self._pending) > _WORKERS:
+            self._append()
 
     def close(self) -> None:
-        self._file.close()
-        self.path.with_suffix(".one").unlink(missing_ok=True)
+        """Write what is still being compressed and close the file."""
+        try:
+            while self._pending:
+                self._append()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._file.close()
+
+    def _append(self) -> None:
+        self._file.write(self._pending.popleft().result())
+        self._ends.append(self._file.tell())
+
+    def _encoded(self, frame: np.ndarray) -> bytes:
+        # Into a file of its own descriptor, because only then does Pillow let other threads run while it compresses.
+        with tempfile.TemporaryFile(dir=self.path.parent) as file:
+            if self._depth:
+                Image.fromarray(frame).save(file, "TIFF", compression="raw")
+            else:
+                Image.fromarray(frame).save(file, "PNG", compress_level=6)
+            file.seek(0)
+            return file.read()
 
     def column(self) -> pa.ChunkedArray:
         """The pictures as a column of LeRobot's image structs; the bytes stay in the file, mapped into memory."""
