@@ -65,6 +65,14 @@ def _edit(arguments: Arguments) -> None:
         print(outcome)
 
 
+def _repair(arguments: Arguments) -> None:
+    from lerobot_ops.datasets.repair import RepairConfig, repair
+
+    result = repair(_parse(RepairConfig, arguments, "repair", "root"))
+    print(result)
+    sys.exit(1 if result.remaining else 0)
+
+
 def _convert(arguments: Arguments) -> None:
     from lerobot_ops.datasets.convert import ConvertConfig, convert
 
@@ -131,6 +139,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "collect": ("record a scripted expert in simulation as a LeRobotDataset", _collect),
     "validate": ("check a dataset's format and quality", _validate),
     "edit": ("change episodes, features, tasks, videos or statistics, into a new dataset", _edit),
+    "repair": ("save what can be saved of a damaged dataset, into a new directory", _repair),
     "convert": ("bring a dataset of format v2.0 or v2.1 to v3.0, into a new directory", _convert),
     "viz": ("show an episode as one HTML page, or in Rerun", _viz),
     "train": ("train a policy on a dataset", _train),

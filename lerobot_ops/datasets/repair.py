@@ -1,0 +1,103 @@
+"""Repairing a dataset into a new one: what can be saved of it, and what was lost."""
+
+import tempfile
+from pathlib import Path
+
+from lerobot_ops.config import Config
+from lerobot_ops.datasets.checks import CHECKS, Finding, counted
+from lerobot_ops.datasets.edit_recipe import Recipe
+from lerobot_ops.datasets.edit_source import Kept, open_source
+from lerobot_ops.datasets.edit_write import write
+from lerobot_ops.datasets.remote import local_root
+from lerobot_ops.datasets.repair_restore import restore
+from lerobot_ops.datasets.validate import validate
+from lerobot_ops.errors import ArtifactError, DatasetError
+
+_STATISTICS = {"stats-missing", "stats-implausible", "stats-stale", "episode-stats", "histograms"}
+_MENDED = {"leftover-files", "unfinished-recording", *_STATISTICS}
+"""What is repaired besides errors."""
+
+
+class RepairConfig(Config):
+    """A repair of a dataset, always into a new directory."""
+
+    root: Path
+    """The dataset: a directory, or OWNER/NAME on the Hugging Face Hub."""
+    new_root: Path
+    """The directory to write; it must not exist."""
+    dry_run: bool = False
+    """Say what would be mended and lost, and write nothing."""
+
+
+class RepairResult(Config):
+    """What became of a dataset."""
+
+    path: Path | None
+    """The new dataset; none when nothing was written."""
+    episodes: int
+    """Episodes that were saved."""
+    frames: int
+    done: list[str]
+    """What was mended, a sentence each."""
+    lost: list[str]
+    """What could not be saved, a sentence each."""
+    remaining: list[Finding]
+    """Errors that validation still finds in the new dataset."""
+
+    def __str__(self) -> str:
+        if not self.done and not self.lost:
+            return "there is nothing to repair"
+        size = f"{counted(self.episodes, 'episode')}, {counted(self.frames, 'frame')}"
+        head = f"{self.path}: {size} saved" if self.path else f"{size} can be saved"
+        lines = [head, *(f"  mended: {sentence}" for sentence in self.done)]
+        lines += [f"  lost: {sentence}" for sentence in self.lost]
+        lines += [f"  still wrong: {found.check}: {found.message} ({found.place})" for found in self.remaining]
+        return "\n".join(lines)
+
+
+def repair(config: RepairConfig) -> RepairResult:
+    """Write what can be saved of a dataset, in a form in which validation finds no errors, to a new directory.
+
+    Episodes are kept whole or not at all. A dataset without anything to repair is left alone, and nothing is written.
+    Raises ArtifactError when the output exists, and DatasetError when meta/info.json cannot be read, because nothing
+    else says what the features are, or when no episode can be saved.
+    """
+    root = local_root(config.root)
+    if config.new_root.exists():
+        raise ArtifactError(
+            "the output exists already", file=config.new_root, fix="choose another output, or remove this one"
+        )
+    before = validate(root)
+    wrong = {found.check for found in before.findings if found.severity == "error" or found.check in _MENDED}
+    if not wrong:
+        return RepairResult(path=None, episodes=before.episodes, frames=before.frames, done=[], lost=[], remaining=[])
+    parent = config.new_root.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{config.new_root.name}.repair-") as folder:
+        restored = restore(root, Path(folder), keep_statistics=not wrong & _STATISTICS)
+        done = [*restored.done, *(_sentence(check) for check in sorted(wrong & _MENDED))]
+        if not restored.episodes:
+            raise DatasetError(
+                "no episode of this dataset can be saved:\n  " + "\n  ".join(restored.lost),
+                file=root,
+                fix="restore it from a version or a copy",
+            )
+        if not config.dry_run:
+            source = open_source(Path(folder))
+            kept = [Kept(source, number) for number in range(restored.episodes)]
+            write({config.new_root: Recipe(kept=kept, info=source.info)})
+    left = [] if config.dry_run else validate(config.new_root).at_least("error")
+    return RepairResult(
+        path=None if config.dry_run else config.new_root,
+        episodes=restored.episodes,
+        frames=restored.frames,
+        done=done or ["tables, counters and pointers were written anew from the frames"],
+        lost=restored.lost,
+        remaining=left,
+    )
+
+
+def _sentence(check: str) -> str:
+    if check in _STATISTICS:
+        return f"statistics were computed anew ({check})"
+    return f"{CHECKS[check].promise} ({check})"

@@ -1,0 +1,125 @@
+"""Where the frames of a damaged dataset's episodes are in its videos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lerobot_ops.datasets.info import DatasetInfo
+from lerobot_ops.datasets.repair_rows import Run
+from lerobot_ops.datasets.tables import load_episodes
+from lerobot_ops.datasets.video import probe
+from lerobot_ops.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An episode's part of a video file."""
+
+    path: Path
+    place: tuple[int, int]
+    """The file's (chunk, file) number."""
+    begin: int
+    """Its first frame in the file."""
+    fps: int
+
+    @property
+    def from_timestamp(self) -> float:
+        return self.begin / self.fps
+
+    def pointers(self, key: str, seconds: float) -> dict[str, Any]:
+        """The columns of the episodes table that say where it is."""
+        return {
+            f"videos/{key}/chunk_index": self.place[0],
+            f"videos/{key}/file_index": self.place[1],
+            f"videos/{key}/from_timestamp": self.from_timestamp,
+            f"videos/{key}/to_timestamp": self.from_timestamp + seconds,
+        }
+
+
+class Clips:
+    """Finds the clips of all `runs`; `rows` are their rows of the episodes table."""
+
+    def __init__(
+        self, root: Path, info: DatasetInfo, runs: Sequence[Run], rows: Sequence[int | None], done: list[str]
+    ) -> None:
+        self._root, self._info, self._runs = root, info, runs
+        self._found = {key: self._clips(key, rows, done) for key in info.video_keys}
+
+    def of(self, key: str, number: int) -> Clip | None:
+        """The clip of a camera in the run with this number; None when its frames are not all there."""
+        return self._found[key][number]
+
+    def files(self, key: str) -> list[Path]:
+        """The files that hold clips of a camera."""
+        return sorted({clip.path for clip in self._found[key] if clip is not None})
+
+    def _clips(self, key: str, rows: Sequence[int | None], done: list[str]) -> list[Clip | None]:
+        frames = self._frames(key)
+        pointed = self._pointed_at(key, rows, frames)
+        if all(pointed):
+            return pointed
+        counted = self._one_behind_the_other(key, frames)
+        if sum(map(bool, counted)) > sum(map(bool, pointed)):
+            done.append(f"where the episodes are in the videos of {key} was found out from their lengths")
+            return counted
+        return pointed
+
+    def _frames(self, key: str) -> dict[tuple[int, int], int]:
+        """How many frames the readable video files of a camera have, in their order."""
+        found: dict[tuple[int, int], int] = {}
+        place, gap = (0, 0), 0
+        while gap < self._info.chunks_size:  # numbers may be left out, but not as many as a directory has files
+            path = self._root / self._info.video_file(key, *place)
+            gap = 0 if path.exists() else gap + 1
+            if path.exists():
+                try:
+                    found[place] = probe(path).frames
+                except (DatasetError, OSError, ValueError):
+                    found[place] = 0
+            place = self._info.next_file(*place)
+        return found
+
+    def _pointed_at(
+        self, key: str, rows: Sequence[int | None], frames: dict[tuple[int, int], int]
+    ) -> list[Clip | None]:
+        """The clips that the episodes table names, as far as they exist and belong to one episode only."""
+        names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        try:
+            columns = [load_episodes(self._root, [name]).column(name).to_pylist() for name in names]
+        except (DatasetError, ValueError):
+            return [None] * len(self._runs)
+        taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        clips: list[Clip | None] = []
+        for run, row in zip(self._runs, rows, strict=True):
+            clips.append(None)
+            if row is None or row >= len(columns[0]) or any(column[row] is None for column in columns):
+                continue
+            place = (int(columns[0][row]), int(columns[1][row]))
+            begin = round(float(columns[2][row]) * self._info.fps)
+            end = begin + run.count
+            others = taken.setdefault(place, [])
+            if begin < 0 or end > frames.get(place, 0) or any(begin < to and start < end for start, to in others):
+                continue
+            others.append((begin, end))
+            clips[-1] = self._clip(key, place, begin)
+        return clips
+
+    def _one_behind_the_other(self, key: str, frames: dict[tuple[int, int], int]) -> list[Clip | None]:
+        """The clips if every file is filled from its begin and no episode is missing."""
+        clips: list[Clip | None] = []
+        left = list(frames.items())
+        begin = 0
+        for run in self._runs:
+            if left and begin == left[0][1]:
+                left, begin = left[1:], 0
+            if not left or begin + run.count > left[0][1]:
+                clips.append(None)
+                left = []  # what follows cannot be told apart any more
+                continue
+            clips.append(self._clip(key, left[0][0], begin))
+            begin += run.count
+        return clips
+
+    def _clip(self, key: str, place: tuple[int, int], begin: int) -> Clip:
+        return Clip(self._root / self._info.video_file(key, *place), place, begin, self._info.fps)
