@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.config import Config
+from lerobot_ops.datasets.encoders import unknown_options
 from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
 from lerobot_ops.datasets.episode import Settings
 from lerobot_ops.datasets.frame import check_features
@@ -106,8 +108,7 @@ def begin_again(
 
 
 def _with_settings(settings: Settings, **fields: Any) -> Beginning:
-    own = {"video": settings.video, "depth": settings.depth, "encoder_threads": settings.threads}
-    return Beginning.model_construct(**own, **fields)
+    return Beginning(video=settings.video, depth=settings.depth, encoder_threads=settings.threads, **fields)
 
 
 def _behind(root: Path, settings: Settings) -> Beginning:
@@ -198,10 +199,13 @@ def _matching(root: Path, info: DatasetInfo, asked: VideoEncoding | None, *, is_
 
 
 def _encoding_of(block: Mapping[str, Any], *, is_depth: bool) -> VideoEncoding:
-    """The settings that the `info` block of a video feature records."""
+    """The settings that the `info` block of a video feature records; options of another encoder are left out."""
     kind = DepthEncoding if is_depth else VideoEncoding
     fields = {name: block[f"video.{name}"] for name in kind.model_fields if block.get(f"video.{name}") is not None}
-    return kind.model_validate({**fields, "vcodec": _VCODECS[block["video.codec"]]})
+    found = kind.model_validate({**fields, "vcodec": _VCODECS[block["video.codec"]]})
+    unknown = unknown_options(found.encoder, found.extra_options) if found.encoder in av.codecs_available else []
+    extra = {name: value for name, value in found.extra_options.items() if name not in unknown}
+    return found.model_copy(update={"extra_options": extra})
 
 
 def _check_asked(root: Path, info: DatasetInfo, asked: Mapping[str, Any]) -> None:

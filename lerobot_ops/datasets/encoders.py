@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import av
@@ -31,6 +31,19 @@ def check_encoder(encoder: str) -> None:
         expected=", ".join(there),
         fix="choose one of these, or install PyAV's wheel, which has the usual ones: pip install --force-reinstall av",
     )
+
+
+def unknown_options(encoder: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that the encoder, which is in this FFmpeg, has no option of; it would ignore them silently."""
+    known = option_names(encoder)
+    return [name for name in names if name not in known]
+
+
+@functools.cache
+def option_names(encoder: str) -> frozenset[str]:
+    """The options of an encoder, its own and those of all."""
+    options = av.CodecContext.create(encoder, "w").supported_options
+    return frozenset(option.name for option in (*options.generic, *options.private))
 
 
 def first_that_opens(encoders: Sequence[str]) -> str | None:

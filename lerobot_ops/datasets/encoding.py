@@ -19,8 +19,16 @@ from pydantic import Field, field_validator
 
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.depth import DepthRange
-from lerobot_ops.datasets.encoders import ENCODERS, HARDWARE, check_encoder, first_that_opens, has_avx512
-from lerobot_ops.errors import PrerequisiteError
+from lerobot_ops.datasets.encoders import (
+    ENCODERS,
+    HARDWARE,
+    check_encoder,
+    first_that_opens,
+    has_avx512,
+    option_names,
+    unknown_options,
+)
+from lerobot_ops.errors import ConfigError, PrerequisiteError, did_you_mean
 
 Codec = Literal[
     "libsvtav1",
@@ -86,12 +94,18 @@ class VideoEncoding(Config):
     def resolved(self) -> Self:
         """With `auto` replaced by what it stands for on this machine.
 
-        Raises PrerequisiteError when the encoder is not in this FFmpeg.
+        Raises PrerequisiteError when the encoder is not in this FFmpeg, ConfigError when it lacks an extra option.
         """
-        if self.vcodec != "auto":
-            check_encoder(self.encoder)
-            return self
-        return self.model_copy(update={"vcodec": first_that_opens(HARDWARE) or "libsvtav1"})
+        if self.vcodec == "auto":
+            return self.model_copy(update={"vcodec": first_that_opens(HARDWARE) or "libsvtav1"}).resolved()
+        check_encoder(self.encoder)
+        unknown = unknown_options(self.encoder, self.extra_options)
+        if unknown:
+            fix = did_you_mean(unknown[0], option_names(self.encoder))
+            raise ConfigError(
+                "the video encoder has no such option", field=f"extra_options.{unknown[0]}", found=self.encoder, fix=fix
+            )
+        return self
 
     def options(self, threads: int | None = None) -> dict[str, str]:
         """The encoder's options; `threads` is `encoder_threads`, None leaves the choice to us."""
