@@ -14,6 +14,7 @@ from lerobot_ops.datasets.arrays import numbers
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_rows import RowReader, output_schema, source_columns
 from lerobot_ops.datasets.edit_source import Kept, Rows
+from lerobot_ops.datasets.edit_times import moved_subtasks
 from lerobot_ops.datasets.info import MEGABYTE, DatasetInfo
 from lerobot_ops.errors import DatasetError
 
@@ -92,10 +93,27 @@ def extra_columns(kept: Sequence[Kept]) -> pa.Table:
         episodes = list(group)
         table = episodes[0].source.episodes
         names = [name for name in table.column_names if name not in _OWN and not name.startswith(_POINTERS)]
-        parts.append(table.select(names).take(numbers(np.array([episode.episode for episode in episodes]))))
+        taken = table.select(names).take(numbers(np.array([episode.episode for episode in episodes])))
+        parts.append(_with_moved_subtasks(taken, episodes))
     if not any(part.num_columns for part in parts):
         return pa.table({})
     return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _with_moved_subtasks(table: pa.Table, episodes: Sequence[Kept]) -> pa.Table:
+    """The extra columns of `episodes`, changed where the parts of a task lie elsewhere in what is kept of one."""
+    moved = {
+        row: moved_subtasks(kept, {name: table.column(name)[row].as_py() for name in table.column_names})
+        for row, kept in enumerate(episodes)
+        if not kept.whole
+    }
+    for name in dict.fromkeys(itertools.chain(*moved.values())):
+        values = table.column(name).to_pylist()
+        for row, own in moved.items():
+            values[row] = own.get(name, values[row])
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    return table
 
 
 def _tasks(recipe: Recipe) -> tuple[list[str], list[np.ndarray] | None]:

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from lerobot_ops.datasets.arrays import numbers
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept
+from lerobot_ops.datasets.edit_times import moved_language, new_times
+from lerobot_ops.datasets.language import PERSISTENT
 from lerobot_ops.datasets.tables import data_schema
 from lerobot_ops.errors import DatasetError
 
@@ -123,7 +125,9 @@ class RowMaker:
         columns["episode_index"] = numbers(np.full(kept.count, number, np.int64))
         columns["task_index"] = numbers(self._tasks(number))
         if not kept.whole:
-            columns |= _times(kept)
+            columns |= new_times(kept)
+            if PERSISTENT in columns:
+                columns[PERSISTENT] = moved_language(kept, columns[PERSISTENT])
         try:
             return pa.table({name: columns[name] for name in self.schema.names}).cast(self.schema)
         except (pa.ArrowException, ValueError) as error:
@@ -144,13 +148,6 @@ class RowMaker:
 
 
 _RENUMBERED = ("index", "episode_index", "task_index")
-
-
-def _times(kept: Kept) -> dict[str, pa.Array]:
-    """The frame numbers and times of a part of an episode: they begin at 0 again."""
-    frames = np.arange(kept.count, dtype=np.int64)
-    seconds = (frames / kept.source.info.fps).astype(np.float32)
-    return {"frame_index": numbers(frames), "timestamp": numbers(seconds)}
 
 
 def _parts(path: Path, columns: tuple[str, ...], first: int) -> Iterator[tuple[int, pa.Table]]:
