@@ -117,12 +117,18 @@ class Recorded:
     def load(cls, folder: Path, settings: Settings) -> "Recorded":
         """The episode that `save` has written."""
         table = read_parquet(folder / _FRAMES)
-        units = json.loads((table.schema.metadata or {}).get(_UNITS.encode(), b"{}"))
+        units = saved_units(folder)
         settings.note_units(units)
         histograms = load_histogram_file(folder / _HISTOGRAMS).get(0, {}) if settings.info.camera_keys else {}
         numeric = {name: feature for name, feature in settings.features.items() if feature.is_numeric}
         columns = {name: column_array(table.column(name), feature) for name, feature in numeric.items()}
         return cls(folder, table, _stats(settings, columns, histograms), histograms, units)
+
+
+def saved_units(folder: Path) -> dict[str, str]:
+    """The units of the depth cameras of the episode that `Recorded.save` has written into `folder`."""
+    metadata = pq.read_schema(folder / _FRAMES).metadata or {}
+    return dict(json.loads(metadata.get(_UNITS.encode(), b"{}")))
 
 
 class EpisodeWriter:

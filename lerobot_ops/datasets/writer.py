@@ -19,7 +19,7 @@ from lerobot_ops.artifacts import fsync_directory, fsync_tree, held, settle, sta
 from lerobot_ops.datasets.beginning import Beginning, begin_again, begin_new, settings_of
 from lerobot_ops.datasets.compaction import compact
 from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
-from lerobot_ops.datasets.episode import EpisodeWriter, Recorded, Settings
+from lerobot_ops.datasets.episode import EpisodeWriter, Recorded, Settings, saved_units
 from lerobot_ops.datasets.frame import check_features
 from lerobot_ops.datasets.info import VIDEO_PATH, DatasetInfo, Feature, make_info, with_defaults, write_info
 from lerobot_ops.datasets.language import Row
@@ -47,6 +47,8 @@ class DatasetWriter:
         self._current: tuple[int, EpisodeWriter] | None = None
         self._live = LiveDataset(root, beginning, settings)
         self._waiting = recorded_folders(self._live)
+        for folder in self._waiting.values():
+            settings.note_units(saved_units(folder))
         self._commit_waiting()
 
     @classmethod
