@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.checks import CHECKS, Finding, counted
+from lerobot_ops.datasets.checks import Finding, counted
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept, open_source
 from lerobot_ops.datasets.edit_write import write
@@ -14,8 +14,11 @@ from lerobot_ops.datasets.validate import validate
 from lerobot_ops.errors import ArtifactError, DatasetError
 
 _STATISTICS = {"stats-missing", "stats-implausible", "stats-stale", "episode-stats", "histograms"}
-_MENDED = {"leftover-files", "unfinished-recording", *_STATISTICS}
-"""What is repaired besides errors."""
+_CONTENT = {
+    *("constant-dimension", "saturated-dimension", "jumps", "frozen-camera", "blank-frames", "duplicate-episodes"),
+    *("episode-without-success", "episode-length", "missing-task-text", "video-keyframes"),
+}
+"""What was recorded so: no matter for a repair, but for an edit or another recording."""
 
 
 class RepairConfig(Config):
@@ -38,7 +41,7 @@ class RepairResult(Config):
     """Episodes that were saved."""
     frames: int
     done: list[str]
-    """What was mended, a sentence each."""
+    """What was wrong and is not any more, and how that was found out, a sentence each."""
     lost: list[str]
     """What could not be saved, a sentence each."""
     remaining: list[Finding]
@@ -68,14 +71,14 @@ def repair(config: RepairConfig) -> RepairResult:
             "the output exists already", file=config.new_root, fix="choose another output, or remove this one"
         )
     before = validate(root)
-    wrong = {found.check for found in before.findings if found.severity == "error" or found.check in _MENDED}
+    problems = [found for found in before.at_least("warning") if found.check not in _CONTENT]
+    wrong = {found.check for found in problems}
     if not wrong:
         return RepairResult(path=None, episodes=before.episodes, frames=before.frames, done=[], lost=[], remaining=[])
     parent = config.new_root.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{config.new_root.name}.repair-") as folder:
         restored = restore(root, Path(folder), keep_statistics=not wrong & _STATISTICS)
-        done = [*restored.done, *(_sentence(check) for check in sorted(wrong & _MENDED))]
         if not restored.episodes:
             raise DatasetError(
                 "no episode of this dataset can be saved:\n  " + "\n  ".join(restored.lost),
@@ -87,17 +90,13 @@ def repair(config: RepairConfig) -> RepairResult:
             kept = [Kept(source, number) for number in range(restored.episodes)]
             write({config.new_root: Recipe(kept=kept, info=source.info)})
     left = [] if config.dry_run else validate(config.new_root).at_least("error")
+    still = {found.check for found in left}  # of a dry run nothing is known
+    mended = {found.check: f"{found.check}: {found.message}" for found in problems[::-1] if found.check not in still}
     return RepairResult(
         path=None if config.dry_run else config.new_root,
         episodes=restored.episodes,
         frames=restored.frames,
-        done=done or ["tables, counters and pointers were written anew from the frames"],
+        done=[*list(mended.values())[::-1], *restored.done],
         lost=restored.lost,
         remaining=left,
     )
-
-
-def _sentence(check: str) -> str:
-    if check in _STATISTICS:
-        return f"statistics were computed anew ({check})"
-    return f"{CHECKS[check].promise} ({check})"

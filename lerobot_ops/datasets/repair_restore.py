@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, Histograms, load_histograms, write_histograms
 from lerobot_ops.datasets.images import decode_image
-from lerobot_ops.datasets.info import load_info, write_info
+from lerobot_ops.datasets.info import DatasetInfo, load_info, write_info
 from lerobot_ops.datasets.joining import default_columns
 from lerobot_ops.datasets.repair_rows import Run, read_runs
 from lerobot_ops.datasets.repair_tables import EpisodesTable, TaskTable
-from lerobot_ops.datasets.repair_videos import Clip, Clips
+from lerobot_ops.datasets.repair_videos import Clip, Clips, as_filmed, readable_videos, with_size
 from lerobot_ops.datasets.tables import column_array, data_schema, write_data, write_episodes, write_tasks
 from lerobot_ops.datasets.video import decode_frames, probe
 from lerobot_ops.errors import DatasetError
@@ -57,7 +57,7 @@ class _Restoration:
 
     def run(self) -> Restored:
         info, runs = read_runs(self._root, self._info, self._folder, self._result.done, self._result.lost)
-        self._info = info
+        self._info = info = self._as_seen(info, runs)
         rows = self._table.match(runs)
         self._clips = Clips(self._root, info, runs, rows, self._result.done)
         file = (0, 0)
@@ -69,6 +69,26 @@ class _Restoration:
                 file = info.next_file(*file)
         self._write_meta()
         return self._result
+
+    def _as_seen(self, info: DatasetInfo, runs: list[Run]) -> DatasetInfo:
+        """The info with the rate and the sizes that the first episode and the videos show."""
+        if not runs:
+            return info
+        part = runs[0].read(info).slice(runs[0].first, runs[0].count)
+        times = part.column("timestamp").to_numpy() if "timestamp" in part.column_names else np.empty(0)
+        info = as_filmed(self._root, info, times, self._result.done)
+        features = dict(info.features)
+        for key in info.video_keys:
+            if not any(abs(video.fps - info.fps) < 0.01 for video in readable_videos(self._root, info, key)):
+                del features[key]
+                self._result.lost.append(f"the camera {key}: none of its videos can be used; it was removed")
+        for key in info.image_keys:
+            picture = _decoded(part.column(key)[0])
+            if isinstance(picture, np.ndarray) and picture.shape[1:] != features[key].size[:2]:
+                features[key] = with_size(features[key], *picture.shape[1:])
+                self._result.done.append(f"info.json now says that {key} has the size of its pictures")
+        has_video = any(feature.dtype == "video" for feature in features.values())
+        return info.model_copy(update={"features": features, "video_path": info.video_path if has_video else None})
 
     def _saved(
         self, path: Path, runs: list[tuple[int, Run]], rows: list[int | None], file: tuple[int, int]
@@ -95,11 +115,11 @@ class _Restoration:
                 if not np.isfinite(column_array(column, feature)).all():
                     return f"{name} holds NaN or infinity"
             elif feature.dtype == "image":
-                for cell in (column[0], column[-1]):
-                    try:
-                        decode_image(cell["bytes"].as_buffer())
-                    except (OSError, DatasetError, AttributeError, ValueError) as error:
-                        return f"a picture of {name} cannot be decoded ({_first_line(error)})"
+                for picture in map(_decoded, (column[0], column[-1])):
+                    if isinstance(picture, str):
+                        return f"a picture of {name} cannot be decoded ({picture})"
+                    if picture.shape[1:] != feature.size[:2]:
+                        return f"a picture of {name} has another size than the first one"
         for key, clip in clips.items():
             if clip is None:
                 return f"the videos of {key} do not hold all of its frames"
@@ -170,6 +190,14 @@ class _Restoration:
             return load_histograms(self._root) if self._keep_statistics else {}
         except DatasetError:
             return {}
+
+
+def _decoded(cell: Any) -> np.ndarray | str:
+    """A picture [channels, height, width], or why it cannot be decoded."""
+    try:
+        return decode_image(cell["bytes"].as_buffer())
+    except (OSError, DatasetError, AttributeError, ValueError) as error:
+        return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,14 +2,64 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from lerobot_ops.datasets.info import DatasetInfo
+import numpy as np
+
+from lerobot_ops.datasets.info import DatasetInfo, Feature
 from lerobot_ops.datasets.repair_rows import Run
 from lerobot_ops.datasets.tables import load_episodes
-from lerobot_ops.datasets.video import probe
+from lerobot_ops.datasets.video import VideoProbe, probe
 from lerobot_ops.errors import DatasetError
+
+
+def video_at(path: Path) -> VideoProbe | None:
+    """What is in a video; None when it cannot be read."""
+    try:
+        return probe(path)
+    except (DatasetError, OSError, ValueError):
+        return None
+
+
+def readable_videos(root: Path, info: DatasetInfo, key: str) -> list[VideoProbe]:
+    """What is in the videos of a camera that can be read."""
+    folder = "/".join(info.video_file(key, 0, 0).split("/")[:-2])
+    videos = map(video_at, sorted(root.glob(f"{escape(folder)}/*/*.mp4")))
+    return [video for video in videos if video is not None]
+
+
+def as_filmed(root: Path, info: DatasetInfo, timestamps: np.ndarray, done: list[str]) -> DatasetInfo:
+    """The info with the rate and the sizes that the videos have, where all of a camera agree.
+
+    The rate is taken from the videos only if the `timestamps` of an episode's frames are of that rate, too.
+    """
+    sizes: dict[str, set[tuple[int, int]]] = {}
+    rates: set[float] = set()
+    for key in info.video_keys:
+        for video in readable_videos(root, info, key):
+            sizes.setdefault(key, set()).add((video.height, video.width))
+            rates.add(round(video.fps, 3))
+    features = dict(info.features)
+    for key, found in sizes.items():
+        height, width, _ = info.features[key].size
+        if len(found) == 1 and found != {(height, width)}:
+            features[key] = with_size(features[key], *next(iter(found)))
+            done.append(f"info.json now says that {key} has the size of its videos")
+    rate = rates.pop() if len(rates) == 1 else float(info.fps)
+    if rate != info.fps and rate == int(rate) and np.allclose(timestamps, np.arange(len(timestamps)) / rate, atol=1e-4):
+        done.append(f"fps is {rate:g}, as the videos and the timestamps say, and not {info.fps}")
+        info = info.model_copy(update={"fps": int(rate)})
+    return info.model_copy(update={"features": features})
+
+
+def with_size(feature: Feature, height: int, width: int) -> Feature:
+    """A camera's feature with another size, its shape laid out as before."""
+    *_, channels = feature.size
+    last = feature.shape[-1] == channels
+    shape = (height, width, channels) if last else (channels, height, width)
+    return feature.model_copy(update={"shape": shape if len(feature.shape) == 3 else (height, width)})
 
 
 @dataclass(frozen=True)
@@ -73,12 +123,16 @@ class Clips:
             path = self._root / self._info.video_file(key, *place)
             gap = 0 if path.exists() else gap + 1
             if path.exists():
-                try:
-                    found[place] = probe(path).frames
-                except (DatasetError, OSError, ValueError):
-                    found[place] = 0
+                found[place] = self._frames_of(path, self._info.features[key].size)
             place = self._info.next_file(*place)
         return found
+
+    def _frames_of(self, path: Path, size: tuple[int, int, int]) -> int:
+        """The frames of a video that can be read and is of the declared rate and size; none of another."""
+        video = video_at(path)
+        if video is None or abs(video.fps - self._info.fps) > 0.01 or (video.height, video.width) != size[:2]:
+            return 0
+        return video.frames
 
     def _pointed_at(
         self, key: str, rows: Sequence[int | None], frames: dict[tuple[int, int], int]
