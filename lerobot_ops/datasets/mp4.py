@@ -66,8 +66,8 @@ def read_samples(path: Path) -> Samples | None:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             movie = _movie(file.fileno(), size)
-        samples = _samples(movie) if movie is not None else None
-    except (OSError, struct.error, ValueError, KeyError, IndexError, StopIteration):
+        samples = _samples(movie, size) if movie is not None else None
+    except (OSError, struct.error, ValueError, KeyError, IndexError):
         return None
     whole = samples is not None and len(samples.sizes) and (samples.sizes > 0).all()
     return samples if whole and (samples.offsets + samples.sizes).max() <= size else None  # type: ignore[union-attr]
@@ -180,7 +180,7 @@ def _movie(file: int, size: int) -> memoryview | None:
             length, header = struct.unpack(">Q", os.pread(file, 8, at + 8))[0], 16
         elif length == 0:
             length = size - at
-        if length < header:
+        if not header <= length <= size - at:
             return None
         if kind == b"moov":
             return memoryview(os.pread(file, length - header, at + header))
@@ -198,7 +198,7 @@ def _boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += length
 
 
-def _samples(movie: memoryview) -> Samples | None:
+def _samples(movie: memoryview, most: int) -> Samples | None:
     parts = list(_boxes(movie))
     tracks = [content for kind, content in parts if kind == b"trak"]
     if len(tracks) != 1 or any(kind == b"mvex" for kind, _ in parts):
@@ -210,15 +210,15 @@ def _samples(movie: memoryview) -> Samples | None:
     entry = _entry(table[b"stsd"])
     if bytes(media[b"hdlr"][8:12]) != b"vide" or entry is None or not scale or not movie_scale or b"stz2" in table:
         return None
-    sizes = _sizes(table[b"stsz"])
-    steps = _expanded(table[b"stts"])
-    delays = _expanded(table[b"ctts"]).astype(np.int32).astype(np.int64) if b"ctts" in table else 0
+    sizes = _sizes(table[b"stsz"], most)
+    steps = _expanded(table[b"stts"], len(sizes))
+    delays = _expanded(table[b"ctts"], len(sizes)).astype(np.int32).astype(np.int64) if b"ctts" in table else 0
     decoded = np.cumsum(steps) - steps
     ticks = int(steps.sum())
     shown = decoded + delays
     begin = _edit(track, ticks, int(shown.min()), scale / movie_scale)
     header = track[b"tkhd"]
-    if begin is None or len(steps) != len(sizes) or header[0] != 0:
+    if begin is None or header[0] != 0:
         return None
     keys = np.ones(len(sizes), np.bool_)
     if b"stss" in table:
@@ -257,8 +257,10 @@ def _timescale(header: memoryview) -> int:
     return int(struct.unpack(">I", header[20:24] if header[0] == 1 else header[12:16])[0])
 
 
-def _sizes(content: memoryview) -> np.ndarray:
+def _sizes(content: memoryview, most: int) -> np.ndarray:
     same, count = struct.unpack(">II", content[4:12])
+    if count > most:
+        raise ValueError("more frames than bytes")
     return np.full(count, same, np.int64) if same else _array(content, 12)[:count]
 
 
@@ -266,9 +268,11 @@ def _array(content: memoryview, begin: int, dtype: str = ">u4") -> np.ndarray:
     return np.frombuffer(content[begin:], dtype).astype(np.int64)
 
 
-def _expanded(content: memoryview) -> np.ndarray:
+def _expanded(content: memoryview, frames: int) -> np.ndarray:
     """A table of (how often, value) as one value per frame."""
     counts, values = _array(content, 8).reshape(-1, 2).T
+    if counts.sum() != frames:
+        raise ValueError("tables that contradict each other")
     return np.repeat(values, counts)
 
 
