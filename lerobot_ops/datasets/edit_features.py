@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lerobot_ops.datasets.arrays import texts
+from lerobot_ops.datasets.arrays import numbers, texts
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_rows import RowReader, source_columns
 from lerobot_ops.datasets.edit_source import Kept, Source, open_source
@@ -16,7 +16,7 @@ from lerobot_ops.datasets.edit_write import EditPlan, EditResult, write
 from lerobot_ops.datasets.episode import to_arrow
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, INFO_PATH, DatasetInfo, Feature, load_info, with_defaults
 from lerobot_ops.datasets.language import EVENTS, PERSISTENT
-from lerobot_ops.datasets.tables import column_array
+from lerobot_ops.datasets.tables import column_array, plain_values
 from lerobot_ops.errors import DatasetError, did_you_mean
 
 Episode = dict[str, np.ndarray]
@@ -293,9 +293,11 @@ def _with_cameras(column: pa.ListArray, cameras: Mapping[str, str]) -> pa.Array:
     said = column.flatten()
     place = said.type.get_field_index("camera")
     fields = said.flatten()
-    named = [cameras.get(camera, camera) for camera in fields[place].to_pylist()]
-    fields[place] = pa.array(named, fields[place].type)
+    named = fields[place].to_pylist()
+    if not cameras.keys() & set(named):
+        return column
+    fields[place] = pa.array([cameras.get(camera, camera) for camera in named], fields[place].type)
     cells = pa.StructArray.from_arrays(fields, fields=list(said.type))
-    lengths = [0 if cell is None else len(cell) for cell in column.to_pylist()]
-    ends = pa.array(np.cumsum([0, *lengths]).astype(np.int32))
+    lengths = np.diff(plain_values(column.offsets)) * plain_values(column.is_valid())
+    ends = numbers(np.cumsum([0, *lengths]).astype(np.int32))
     return pa.ListArray.from_arrays(ends, cells, type=column.type, mask=column.is_null())

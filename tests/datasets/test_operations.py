@@ -1,6 +1,7 @@
 """Every edit through its configuration, as the command line and the DVC stages give it."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def configured(root: Path, target: Path, operation: dict, **fields) -> EditConfi
     """The configuration that a command line gives: `--operation.a.b=value` for every value."""
     arguments = [str(root), f"--new_root={target}"]
     arguments += [
-        f"--operation.{name}={yaml.safe_dump(value, sort_keys=False).removesuffix('...')}" for name, value in operation.items()
+        f"--operation.{name}={yaml.safe_dump(value, sort_keys=False).removesuffix('...')}"
+        for name, value in operation.items()
     ]
     arguments += [f"--{name}={value}" for name, value in fields.items()]
     return parse(EditConfig, [argument.rstrip() for argument in arguments], "root")
@@ -137,6 +139,13 @@ def test_every_flag_of_every_edit_is_described():
         for name in operation:
             assert f"--operation.{name}" in flags or name == "depth_encoder"
     assert flags["--operation.relative_exclude_joints"]
+
+
+def test_the_documentation_shows_every_edit():
+    page = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    commands = [shlex.split(line)[2:] for line in page.splitlines() if line.startswith("lerobot-ops edit")]
+    shown = [parse(EditConfig, arguments, "root").operation.type for arguments in commands]
+    assert set(shown) == {name.partition(" ")[0] for name in OPERATIONS} | {"merge", "add_features"}
 
 
 def test_a_stage_reads_its_operation_from_params(arm, tmp_path, monkeypatch):
