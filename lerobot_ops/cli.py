@@ -51,10 +51,11 @@ def _collect(arguments: Arguments) -> None:
 
 
 def _validate(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.operations import CheckConfig, check
+    from lerobot_ops.datasets.operations import STDOUT, CheckConfig, check
 
-    report = check(_parse(CheckConfig, arguments, "validate", "root"))
-    print(report.markdown())
+    config = _parse(CheckConfig, arguments, "validate", "root")
+    report = check(config)
+    print(report.model_dump_json(indent=2) if config.json_path == STDOUT else report.markdown())
     report.raise_if()
 
 

@@ -15,7 +15,7 @@ JUMP = 10.0
 """Times the step that 99 of 100 steps stay below: a larger one is a jump, if it is large beside the range, too."""
 JUMP_OF_RANGE = 0.25
 MOST_JUMPS = 0.002
-"""Share of the steps; a dimension that takes large steps more often than this just moves so."""
+"""Share of the steps; a dimension that takes large steps more often just moves so. Four are never too many."""
 _MOVING = ("action", "observation.state")
 
 
@@ -71,7 +71,7 @@ def _jumps(evidence: Evidence, name: str, rows: np.ndarray) -> Iterator[Finding]
     steps[~np.isfinite(steps)] = 0
     usual = np.quantile(steps, 0.99, axis=0)
     large = (steps > JUMP * usual) & (steps > JUMP_OF_RANGE * (high - low)) & (usual > 0)
-    large &= large.sum(0) <= np.maximum(1, MOST_JUMPS * len(steps))
+    large &= large.sum(0) <= np.maximum(4, MOST_JUMPS * len(steps))
     places = np.argwhere(large)
     if not len(places):
         return

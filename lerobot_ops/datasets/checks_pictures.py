@@ -16,7 +16,7 @@ from lerobot_ops.datasets.checks_evidence import Evidence
 Decode = Literal["ends", "all", "none"]
 """Which frames are decoded: the first, the last and three between of every episode; every frame; none."""
 
-FROZEN_LEVELS = 5
+FROZEN_LEVELS = 8
 """Grey levels of 255 by which some part of the picture changes unless the camera is frozen; noise stays below."""
 FROZEN_SECONDS = 1.0
 """A picture that stays the same for a shorter time is not reported."""

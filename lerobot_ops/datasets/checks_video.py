@@ -198,7 +198,7 @@ def _all_shown(path: Path, fps: int, clips: list[_Clip], pixels: str) -> Iterato
     clips = sorted(clips, key=lambda clip: clip.begin_s)
     firsts = np.array([round(clip.begin_s * fps) for clip in clips])
     found = [0] * len(clips)
-    why = "not every frame can be decoded"
+    why = "not every frame decodes without errors"
     try:
         for number, frame in _frames_of(path, fps):
             place = int(np.searchsorted(firsts, number, side="right")) - 1
@@ -210,8 +210,7 @@ def _all_shown(path: Path, fps: int, clips: list[_Clip], pixels: str) -> Iterato
         why = _why(error)
     for clip, count in zip(clips, found, strict=True):
         if count < clip.frames:
-            problem = f"{counted(clip.frames - count, 'frame')} of {clip.frames:,} decoded badly or not at all ({why})"
-            yield Shown(clip.episode, 0, None, problem)
+            yield Shown(clip.episode, 0, None, why)
 
 
 def _frames_of(path: Path, fps: int) -> Iterator[tuple[int, av.VideoFrame]]:
