@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, Histograms, load_histograms, write_histograms
 from lerobot_ops.datasets.images import decode_image
-from lerobot_ops.datasets.info import DatasetInfo, load_info, write_info
+from lerobot_ops.datasets.info import DEFAULT_FEATURES, DatasetInfo, load_info, write_info
 from lerobot_ops.datasets.joining import default_columns
 from lerobot_ops.datasets.repair_rows import Run, read_runs
 from lerobot_ops.datasets.repair_tables import EpisodesTable, TaskTable
@@ -108,6 +108,8 @@ class _Restoration:
     def _problem(self, part: pa.Table, clips: dict[str, Clip | None]) -> str | None:
         """Why an episode cannot be saved."""
         for name, feature in self._info.columns.items():
+            if name in DEFAULT_FEATURES:
+                continue  # they are numbered anew
             column = part.column(name)
             if column.null_count:
                 return f"{name} has {column.null_count} empty rows"
@@ -132,7 +134,7 @@ class _Restoration:
     def _renumbered(self, part: pa.Table, run: Run, row: int | None) -> pa.Table:
         """An episode's rows with the default features that its place gives it."""
         number, begin = self._result.episodes, self._result.frames
-        old = part.column("task_index").to_numpy() if "task_index" in part.column_names else np.zeros(run.count)
+        old = part.column("task_index").to_numpy() if "task_index" in part.column_names else np.zeros(run.count, int)
         tasks = self._tasks.renumbered(old, self._table.tasks(row))
         self._rows[-1]["tasks"] = [self._tasks.used[task] for task in dict.fromkeys(tasks.tolist())]
         defaults = default_columns(number, begin, tasks, self._info.fps)

@@ -110,7 +110,9 @@ class Clips:
         if all(pointed):
             return pointed
         counted = self._one_behind_the_other(key, frames)
-        if sum(map(bool, counted)) > sum(map(bool, pointed)):
+        # If the frames of the videos and the rows of the data are as many, nothing is missing in between.
+        exact = all(counted) and sum(frames.values()) == sum(run.count for run in self._runs)
+        if any(counted) and (exact or not any(pointed)):
             done.append(f"where the episodes are in the videos of {key} was found out from their lengths")
             return counted
         return pointed
@@ -167,7 +169,7 @@ class Clips:
         for run in self._runs:
             if left and begin == left[0][1]:
                 left, begin = left[1:], 0
-            if not left or begin + run.count > left[0][1]:
+            if not left or begin + run.count > left[0][1] or run.problem:
                 clips.append(None)
                 left = []  # what follows cannot be told apart any more
                 continue
