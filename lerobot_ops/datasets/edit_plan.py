@@ -146,11 +146,12 @@ def _data_files(recipe: Recipe, tasks: Sequence[str], begins: np.ndarray) -> lis
     kept = [(episode, episode.rows) for episode in recipe.kept]
     schema = output_schema(recipe)
     runs, first = [], 0
-    for path, group in itertools.groupby(kept, key=lambda pair: pair[1].file):
-        episodes = list(group)
+    for count in _neighbours([(rows.file, rows.first, rows.count) for _, rows in kept]):
+        episodes = kept[first : first + count]
+        path = episodes[0][1].file
         same = _same_rows(recipe, tasks, episodes, first, begins) and pq.read_schema(path).equals(schema)
         runs.append(_Run(path, [rows.bytes for _, rows in episodes], same))
-        first += len(episodes)
+        first += count
     return _files(recipe.info, runs, recipe.info.data_files_size_in_mb, "written")
 
 
@@ -173,15 +174,27 @@ def _same_rows(
 
 
 def _video_files(recipe: Recipe, key: str) -> list[OutputFile]:
-    runs = []
     clips = [kept.clip(recipe.origin(key)) for kept in recipe.kept]
-    for path, group in itertools.groupby(clips, key=lambda clip: clip.file):
-        own = list(group)
-        ends = np.cumsum([clip.frames for clip in own])
-        begins = [round(clip.from_timestamp * recipe.info.fps) for clip in own]
-        whole = own[0].is_steady and begins == [0, *ends[:-1].tolist()] and ends[-1] == own[0].video.frames
-        runs.append(_Run(path, [clip.bytes for clip in own], whole, own[0].video.signature))
+    begins = [round(clip.from_timestamp * recipe.info.fps) for clip in clips]
+    runs, first = [], 0
+    for count in _neighbours([(clip.file, begin, clip.frames) for clip, begin in zip(clips, begins, strict=True)]):
+        own = clips[first : first + count]
+        frames = sum(clip.frames for clip in own)
+        whole = own[0].is_steady and begins[first] == 0 and frames == own[0].video.frames
+        runs.append(_Run(own[0].file, [clip.bytes for clip in own], whole, own[0].video.signature))
+        first += count
     return _files(recipe.info, runs, recipe.info.video_files_size_in_mb, "cut")
+
+
+def _neighbours(parts: Sequence[tuple[Path, int, int]]) -> Iterator[int]:
+    """How many of `parts` (file, begin, length) follow each other in one file, again and again."""
+    count = 0
+    for number, (path, begin, _) in enumerate(parts):
+        if number and (path, begin) != (parts[number - 1][0], sum(parts[number - 1][1:])):
+            yield count
+            count = 0
+        count += 1
+    yield count
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lerobot_ops.datasets.language import PERSISTENT
 from lerobot_ops.datasets.tables import data_schema
 from lerobot_ops.errors import DatasetError
 
-_AT_ONCE = 16 * 2**20
+_AT_ONCE = 8 * 2**20
 """Bytes of row groups that are read together; of one that is larger, a few rows are read at a time."""
 _BATCH = 2048
 

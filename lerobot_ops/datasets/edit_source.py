@@ -15,6 +15,8 @@ from lerobot_ops.datasets.tables import episodes_files, load_episodes, load_task
 from lerobot_ops.datasets.video import VideoProbe
 from lerobot_ops.errors import DatasetError
 
+_NUMBERS = ["episode_index", "task_index", "index"]
+_BATCH = 1 << 16
 _VALIDATE = "run `lerobot-ops validate` on it: it lists everything that is wrong"
 
 
@@ -196,59 +198,87 @@ def _episodes(root: Path) -> tuple[pa.Table, list[tuple[Path, int]]]:
 
 def _rows(root: Path, info: DatasetInfo, episodes: pa.Table, tasks: int) -> list[Rows]:
     chunks, files, lengths = (
-        _column(root, episodes, name) for name in ("data/chunk_index", "data/file_index", "length")
+        _column(root, episodes, name).tolist() for name in ("data/chunk_index", "data/file_index", "length")
     )
-    read: Path | None = None
+    read: _DataFile | None = None
     rows = []
     for number, (chunk, file, length) in enumerate(zip(chunks, files, lengths, strict=True)):
         path = root / info.data_file(chunk, file)
-        if path != read:
-            read, (pieces, task, index, size) = path, _index_columns(path)
-        mine = pieces.get(number, [])
-        found = sum(end - begin for begin, end in mine)
-        if len(mine) != 1 or found != length:
+        if read is None or path != read.path:
+            read = _DataFile(path)
+        pieces = read.pieces(number)
+        found = sum(count for _, count, _, _ in pieces)
+        if len(pieces) != 1 or found != length:
             raise DatasetError(
                 "the episodes table and the data disagree",
                 file=path,
                 field=f"episode {number}",
-                found=f"{found} rows" + (f" in {len(mine)} pieces" if len(mine) > 1 else ""),
+                found=f"{found} rows" + (f" in {len(pieces)} pieces" if len(pieces) > 1 else ""),
                 expected=f"{length} rows in one piece",
                 fix=_VALIDATE,
             )
-        first = mine[0][0]
-        used = task[first : first + length]
-        if used.min() < 0 or used.max() >= tasks:
+        first, count, runs, index = pieces[0]
+        used = sorted({task for _, task in runs})
+        if used[0] < 0 or used[-1] >= tasks:
             raise DatasetError(
                 "a frame has a task that the task table does not have",
                 file=path,
                 field=f"task_index of episode {number}",
-                found=str(sorted(set(used.tolist()))),
+                found=str(used),
                 expected=f"0 to {tasks - 1}, the rows of {TASKS_PATH}",
                 fix=_VALIDATE,
             )
-        begins = [0, *(np.flatnonzero(np.diff(used)) + 1).tolist()]
-        runs = [(begin, int(used[begin])) for begin in begins]
-        own = index[first : first + length]
-        start = int(own[0]) if np.array_equal(own, np.arange(own[0], own[0] + length)) else None
-        rows.append(Rows(path, first, int(length), runs, size * int(length), start, len(task)))
+        rows.append(Rows(path, first, count, runs, read.row_bytes * count, index, read.rows))
     return rows
 
 
-def _index_columns(path: Path) -> tuple[dict[int, list[tuple[int, int]]], np.ndarray, np.ndarray, float]:
-    """Of a data file: episode -> its pieces (first row, row after the last), task_index, index, the bytes of a row."""
-    table = read_parquet(path, ["episode_index", "task_index", "index"])
-    for name in table.column_names:
-        if table.column(name).null_count or not pa.types.is_integer(table.column(name).type):
-            found = f"{table.column(name).type} with {table.column(name).null_count} nulls"
-            expected = "int64 in every row"
-            raise DatasetError("a column is not usable", file=path, field=name, found=found, expected=expected)
-    episode, task, index = (plain_values(table.column(name).combine_chunks()) for name in table.column_names)
-    changes = np.flatnonzero(np.diff(episode)) + 1
-    bounds = [0, *changes.tolist(), len(episode)] if len(episode) else []
-    pieces: dict[int, list[tuple[int, int]]] = {}
-    for begin, end in itertools.pairwise(bounds):
-        pieces.setdefault(int(episode[begin]), []).append((begin, end))
-    return pieces, task, index, path.stat().st_size / max(1, len(episode))
+class _DataFile:
+    """Which rows of a data file are whose: runs of rows of one episode and one task, whose `index` counts on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._runs: dict[int, list[tuple[int, int, int, int]]] = {}
+        """Episode -> first row, rows, task and first index of each of its runs."""
+        self.rows = 0
+        try:
+            with pq.ParquetFile(path, buffer_size=2**20) as file:
+                lacking = [name for name in _NUMBERS if name not in file.schema_arrow.names]
+                if lacking:
+                    raise DatasetError("a table lacks a column", file=path, field=lacking[0], fix=_VALIDATE)
+                for batch in file.iter_batches(_BATCH, columns=_NUMBERS):
+                    self._add({name: batch.column(name) for name in _NUMBERS})
+        except (pa.ArrowException, OSError):
+            read_parquet(path)  # says what is wrong with it
+            raise
+        self.row_bytes = path.stat().st_size / max(1, self.rows)
+
+    def pieces(self, episode: int) -> list[tuple[int, int, list[tuple[int, int]], int | None]]:
+        """The first row, the rows, the runs of one task, and the first index if the others follow, of each piece."""
+        pieces: list[tuple[int, int, list[tuple[int, int]], int | None]] = []
+        for first, count, task, index in self._runs.get(episode, []):
+            if pieces and pieces[-1][0] + pieces[-1][1] == first:
+                begin, before, runs, start = pieces.pop()
+                if runs[-1][1] != task:
+                    runs.append((before, task))
+                start = start if start is not None and start + before == index else None
+                pieces.append((begin, before + count, runs, start))
+            else:
+                pieces.append((first, count, [(0, task)], index))
+        return pieces
+
+    def _add(self, columns: dict[str, pa.Array]) -> None:
+        for name, column in columns.items():
+            if column.null_count or not pa.types.is_integer(column.type):
+                found = f"{column.type} with {column.null_count} nulls"
+                expected = "int64 in every row"
+                raise DatasetError("a column is not usable", file=self.path, field=name, found=found, expected=expected)
+        episode, task, index = (plain_values(columns[name]) for name in _NUMBERS)
+        changes = (np.diff(episode) != 0) | (np.diff(task) != 0) | (np.diff(index) != 1)
+        bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(episode)]
+        for begin, end in itertools.pairwise(bounds if len(episode) else []):
+            run = (self.rows + begin, end - begin, int(task[begin]), int(index[begin]))
+            self._runs.setdefault(int(episode[begin]), []).append(run)
+        self.rows += len(episode)
 
 
 def _clips(root: Path, info: DatasetInfo, episodes: pa.Table, key: str) -> list[Clip]:

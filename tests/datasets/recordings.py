@@ -136,6 +136,34 @@ def write_grey(path: Path, levels: list[np.ndarray], fps: int) -> None:
         container.mux(stream.encode(None))
 
 
+def lay_rows(root: Path, features: dict, *, episodes: int, frames: int) -> Path:
+    """Write a dataset of vectors only, of any size, without statistics, as several data files."""
+    info = DatasetInfo(fps=50, video_path=None, features=with_defaults(features))
+    rng = np.random.default_rng(0)
+
+    def table(number: int) -> pa.Table:
+        columns = {}
+        for name in features:
+            size = info.features[name].shape[0]
+            values = rng.normal(size=frames * size).astype(np.float32)
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values), size)
+        defaults = default_columns(number, number * frames, np.zeros(frames, np.int64), info.fps)
+        return pa.table(columns | {name: pa.array(values) for name, values in defaults.items()})
+
+    rows = []
+    for number in range(episodes):
+        begin = number * frames
+        write_data(root / info.data_file(0, number), [table(number)], info.columns)
+        rows.append({"episode_index": number, "tasks": ["push"], "length": frames})
+        rows[-1] |= {"data/chunk_index": 0, "data/file_index": number}
+        rows[-1] |= {"dataset_from_index": begin, "dataset_to_index": begin + frames}
+    write_episodes(root, rows, info)
+    write_tasks(root, ["push"])
+    totals = {"total_episodes": episodes, "total_frames": episodes * frames, "total_tasks": 1}
+    write_info(root, info.model_copy(update=totals))
+    return root
+
+
 def frames_of(root: Path, episode: int, key: str) -> np.ndarray:
     """All decoded frames of an episode: uint8 [length, height, width, 3]."""
     info, row = load_info(root), load_episodes(root).slice(episode, 1).to_pylist()[0]
