@@ -20,7 +20,6 @@ from lerobot_ops.datasets.live import LiveDataset
 from lerobot_ops.datasets.running_stats import exact_stats
 from lerobot_ops.datasets.tables import (
     EPISODES_PER_FILE,
-    data_schema,
     read_parquet,
     write_data,
     write_stats,
@@ -28,6 +27,8 @@ from lerobot_ops.datasets.tables import (
 )
 from lerobot_ops.datasets.video import Piece, cut_and_join, probe, signature_of
 
+_Pointers = dict[str, list[int] | list[float]]
+"""Columns of the episodes table, a value for each episode."""
 _REWRITTEN = {INFO_PATH, STATS_PATH, TASKS_PATH}
 
 
@@ -77,7 +78,7 @@ def _last(live: LiveDataset, kind: str) -> tuple[Place, Path] | None:
     return (before, path) if path.exists() else None
 
 
-def _write_data(live: LiveDataset, draft: Path) -> dict[str, list[int]]:
+def _write_data(live: LiveDataset, draft: Path) -> _Pointers:
     files, info = live.files(DATA), live.info
     sizes, first, begun = [float(path.stat().st_size) for path in files], live.beginning.places[DATA], None
     last = _last(live, DATA)
@@ -97,7 +98,7 @@ def _row_groups(files: Sequence[Path]) -> Iterator[pa.Table]:
                 yield file.read_row_group(group)
 
 
-def _write_videos(live: LiveDataset, draft: Path, key: str) -> dict[str, list[int] | list[float]]:
+def _write_videos(live: LiveDataset, draft: Path, key: str) -> _Pointers:
     clips, info = live.files(key), live.info
     sizes, kinds = [float(path.stat().st_size) for path in clips], [signature_of(path) for path in clips]
     first, begun = live.beginning.places[key], None
@@ -113,7 +114,7 @@ def _write_videos(live: LiveDataset, draft: Path, key: str) -> dict[str, list[in
             found = cut_and_join(pieces, draft / live.file(key, place), info.fps)
             starts += found[1:] if items[0] == begun else found
     ends = [(round(start * info.fps) + lengths[clip]) / info.fps for start, clip in zip(starts, clips, strict=True)]
-    pointers: dict[str, list[int] | list[float]] = {**_pointers(f"videos/{key}", places[len(places) - len(clips) :])}
+    pointers = {**_pointers(f"videos/{key}", places[len(places) - len(clips) :])}
     return pointers | {f"videos/{key}/from_timestamp": starts, f"videos/{key}/to_timestamp": ends}
 
 
@@ -127,9 +128,7 @@ def _lengths(live: LiveDataset) -> list[int]:
     return [int(read_parquet(path, ["length"]).column("length")[0].as_py()) for path in live.files(EPISODES)]
 
 
-def _write_tables(
-    live: LiveDataset, draft: Path, kind: str, most_rows: int, pointers: dict[str, list[int] | list[float]]
-) -> None:
+def _write_tables(live: LiveDataset, draft: Path, kind: str, most_rows: int, pointers: _Pointers) -> None:
     """Join the new files of a table of episodes, its columns in `pointers` (a value per episode) replaced."""
     files = live.files(kind)
     place, rows = live.beginning.places[kind], []
@@ -170,7 +169,7 @@ def _grouped(places: Sequence[Place], files: Sequence[Path], begun: Path | None)
         yield place, [item for item, there in zip(items, places, strict=True) if there == place]
 
 
-def _pointers(kind: str, places: Sequence[Place]) -> dict[str, list[int]]:
+def _pointers(kind: str, places: Sequence[Place]) -> _Pointers:
     return {
         f"{kind}/chunk_index": [chunk for chunk, _ in places],
         f"{kind}/file_index": [file for _, file in places],

@@ -152,12 +152,9 @@ class DatasetWriter:
     def add_frame(self, frame: Mapping[str, Any]) -> None:
         """Append a frame to the episode in progress, or begin the next one with it: see `EpisodeWriter.add_frame`."""
         if self._current is None:
-            index = self._begin(None)
-            try:
+            with self._lock:
+                index = self._free_index(None)
                 self._current = index, self._episode_writer(index)
-            except BaseException:
-                self._end(index)
-                raise
         self._current[1].add_frame(frame)
 
     def save_episode(self, *, language_persistent: Sequence[Row] = ()) -> None:
@@ -177,10 +174,9 @@ class DatasetWriter:
 
     def discard_episode(self) -> None:
         """Drop the episode in progress, if there is one."""
-        if self._current is not None:
-            (index, episode), self._current = self._current, None
-            episode.remove()
-            self._end(index)
+        current, self._current = self._current, None
+        if current is not None:
+            current[1].remove()
 
     @contextlib.contextmanager
     def episode(self, index: int | None = None) -> Iterator[EpisodeWriter]:
@@ -191,14 +187,17 @@ class DatasetWriter:
         lose it (see `saved`). Gaps that are left at `finalize` close. Raises DatasetError when the episode is saved
         already, is open in another thread, or has no frames.
         """
-        index = self._begin(index)
+        with self._lock:
+            index = self._free_index(index)
+            self._open.add(index)
         try:
             with self._episode_writer(index) as episode:
                 yield episode
                 if not episode.discarded:
                     self._save(index, episode.finish())
         finally:
-            self._end(index)
+            with self._lock:
+                self._open.discard(index)
 
     def finalize(self) -> Path:
         """Join the files of the recording and end it; the dataset at `root` is replaced in one step.
@@ -208,8 +207,8 @@ class DatasetWriter:
         with self._lock:
             if self._closed:
                 return self.root
-            if self._open:
-                raise DatasetError("episodes are still being recorded", file=self.root, found=sorted(self._open))
+            if self._in_progress():
+                raise DatasetError("episodes are still being recorded", file=self.root, found=self._in_progress())
             if not self.saved:
                 raise DatasetError("a dataset needs at least one episode", file=self.root, found="0 episodes saved")
             self._close_gaps()
@@ -260,23 +259,20 @@ class DatasetWriter:
                 fix="call save_episode or discard_episode before the end",
             )
 
-    def _begin(self, index: int | None) -> int:
-        with self._lock:
-            if self._closed:
-                raise DatasetError("the recording has ended; it takes no more episodes", file=self.root)
-            if index is None:
-                index = max([self._live.episodes - 1, *self._waiting, *self._open]) + 1
-            if index < 0 or index in self.saved or index in self._open:
-                state = "negative" if index < 0 else "saved already" if index in self.saved else "being recorded"
-                raise DatasetError(
-                    "an episode cannot be recorded", file=self.root, field=f"episode {index}", found=state
-                )
-            self._open.add(index)
-            return index
+    def _in_progress(self) -> list[int]:
+        return sorted(self._open | ({self._current[0]} if self._current else set()))
 
-    def _end(self, index: int) -> None:
-        with self._lock:
-            self._open.discard(index)
+    def _free_index(self, index: int | None) -> int:
+        """The index of an episode that is about to be recorded, by default the one behind all others."""
+        if self._closed:
+            raise DatasetError("the recording has ended; it takes no more episodes", file=self.root)
+        busy = self._in_progress()
+        if index is None:
+            index = max([self._live.episodes - 1, *self._waiting, *busy]) + 1
+        if index < 0 or index in self.saved or index in busy:
+            state = "negative" if index < 0 else "saved already" if index in self.saved else "being recorded"
+            raise DatasetError("an episode cannot be recorded", file=self.root, field=f"episode {index}", found=state)
+        return index
 
     def _episode_writer(self, index: int) -> EpisodeWriter:
         folder = self._live.folder / f"partial-{index:06d}-{uuid.uuid4().hex[:12]}"

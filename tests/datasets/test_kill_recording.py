@@ -3,6 +3,7 @@
 The kills are SIGKILL, at random moments and before each of the steps by which files get their names.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -191,3 +192,48 @@ def test_a_recording_survives_kills_at_any_moment(whole: Path, tmp_path: Path) -
         chances = [random.Random(2 * seed), random.Random(2 * seed + 1)]
         kills = list(pool.map(recordings_with_kills, folders, chances, [digest(whole)] * 2))
     assert sum(kills) >= KILLS
+
+
+def interrupted_process(root: Path, pipe: Connection) -> None:
+    """Record one after the other until Ctrl-C comes."""
+    with contextlib.suppress(KeyboardInterrupt), DatasetWriter.resume(root) as writer:
+        pipe.send("begun")
+        for index in range(writer.num_episodes, 1000):
+            for number in range(4 + index % 3):
+                writer.add_frame(frame(index % EPISODES, number))
+            writer.save_episode()
+            pipe.send(f"saved {index}")
+    pipe.send("finalised")
+    pipe.close()
+
+
+def test_ctrl_c_at_any_moment_finalises_what_was_saved(tmp_path: Path) -> None:
+    chance, root = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "d"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    record(root)
+    announced = EPISODES
+    for _ in range(12):
+        mine, its = context.Pipe(duplex=False)
+        process = context.Process(target=interrupted_process, args=(root, its))
+        process.start()
+        its.close()
+        assert mine.recv() == "begun"
+        time.sleep(chance.uniform(0, 0.6))
+        while process.exitcode is None:  # Python drops an interrupt that comes while it frees something
+            os.kill(process.pid, signal.SIGINT)
+            process.join(10)
+        words = []
+        with contextlib.suppress(EOFError):
+            while True:
+                words.append(mine.recv())
+        assert words[-1] == "finalised"
+        announced = max([announced, *(int(word.split()[1]) + 1 for word in words[:-1])])
+        read = LeRobotDataset(root)
+        assert read.num_episodes in (announced, announced + 1)  # the last one may not have been announced
+        announced = read.num_episodes
+        assert not is_recording(root)
+        assert os.listdir(tmp_path) == ["d"]
+        frames = sum(probe(path).frames for path in root.glob(f"videos/{CAMERA}/*/*.mp4"))
+        assert frames == len(read) == len(read.column("index"))
+        assert read.column("observation.state")[:, 0].tolist() == (read.column("episode_index") % EPISODES).tolist()
