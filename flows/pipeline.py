@@ -13,7 +13,8 @@ from flows.publish import PublishItems, publish
 from flows.train import train
 from flows.validate import validate
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.operations import CheckConfig, Merge
+from lerobot_ops.datasets.checking import CheckConfig
+from lerobot_ops.datasets.operations import Merge
 from lerobot_ops.datasets.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
 from lerobot_ops.hub.publish import HubConfig, PublishConfig

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from lerobot_ops.datasets.operations import CheckConfig
+from lerobot_ops.datasets.checking import CheckConfig
 from lerobot_ops.datasets.validate import ValidateConfig
 from tasks.datasets import Validated, dataset_at, validate_dataset
 from tasks.steps import run_step, slug

@@ -51,7 +51,7 @@ def _collect(arguments: Arguments) -> None:
 
 
 def _validate(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.operations import STDOUT, CheckConfig, check
+    from lerobot_ops.datasets.checking import STDOUT, CheckConfig, check
 
     config = _parse(CheckConfig, arguments, "validate", "root")
     report = check(config)

@@ -77,7 +77,8 @@ def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """(flag, type, default, sentence) of every field of `model` and of the models nested in it."""
     for prefix, name, field in _walk(model, ""):
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
-        yield f"--{prefix}{field.alias or name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
+        sentence = " ".join((field.description or "").split())
+        yield f"--{prefix}{field.alias or name}", _type_name(field.annotation), default, sentence
 
 
 def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,24 +1,24 @@
-"""Every edit of a dataset as a configuration, with LeRobot's names and defaults where LeRobot has the edit."""
+"""Every edit of a dataset as a configuration, with LeRobot's names and defaults where LeRobot has the edit.
+
+What does the work is imported where it is used, so that the configurations alone, and the help made of them, are there
+at once.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets import edit as editing
-from lerobot_ops.datasets.column_file import dtype_of, read_column
-from lerobot_ops.datasets.edit_features import NewFeature, add_features, cast_features, rename_features
-from lerobot_ops.datasets.edit_statistics import recompute_stats
-from lerobot_ops.datasets.edit_tasks import modify_tasks
-from lerobot_ops.datasets.edit_video import convert_images_to_video, encodings_to_merge, reencode_videos
 from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
-from lerobot_ops.datasets.info import with_defaults
-from lerobot_ops.datasets.validate import validate
 
-Outcome = editing.EditResult | editing.EditPlan
+if TYPE_CHECKING:
+    from lerobot_ops.datasets.edit_features import NewFeature
+    from lerobot_ops.datasets.edit_write import EditPlan, EditResult
+
+    Outcome = EditResult | EditPlan
 
 
 class Operation(Config):
@@ -33,7 +33,7 @@ class Operation(Config):
         """The same operation with its `files` at other places."""
         return self
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
         """Edit the dataset `roots[0]`, or join all of them, into `target`; a result per dataset that it makes.
 
         Raises DatasetError before it writes.
@@ -54,7 +54,9 @@ class DeleteEpisodes(Operation):
     checks: list[str] = []
     """Delete also every episode that validation reports under one of these check ids."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+
         episodes = sorted({*self.episode_indices, *flagged_episodes(roots[0], self.checks)})
         return [editing.delete_episodes(roots[0], target, episodes, dry_run=dry_run)]
 
@@ -72,7 +74,9 @@ class Trim(Operation):
     episode_indices: list[int] | None = None
     """The episodes from which these seconds are dropped; unset: all."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+
         return [editing.trim(roots[0], target, **self._options(episode_indices="episodes"), dry_run=dry_run)]
 
 
@@ -83,7 +87,9 @@ class Split(Operation):
     splits: Mapping[str, float | list[int]]
     """Name to fraction of the episodes, or to the list of its episodes."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+
         targets = {name: target / name for name in self.splits}
         return editing.split(roots[0], targets, dict(self.splits), dry_run=dry_run)
 
@@ -105,7 +111,10 @@ class Merge(Operation):
     num_workers: int = Field(default=4, ge=1)
     """Episodes that are encoded at the same time."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+        from lerobot_ops.datasets.edit_video import encodings_to_merge
+
         encodings: Mapping[str, VideoEncoding] = {}
         if self.reencode:
             encodings = encodings_to_merge(roots, self.features, self.rgb_encoder, self.depth_encoder)
@@ -127,8 +136,12 @@ class AddFeature(Config):
     names: list[str] | None = None
     """Of the dimensions."""
 
-    def load(self, name: str) -> NewFeature:
+    def load(self, name: str) -> "NewFeature":
         """The column called `name`; raises DatasetError when the file has no such values."""
+        from lerobot_ops.datasets.column_file import dtype_of, read_column
+        from lerobot_ops.datasets.edit_features import NewFeature
+        from lerobot_ops.datasets.info import with_defaults
+
         values = read_column(self.file, self.column, name)
         shape = self.shape or list(values.shape[1:]) or [1]
         rows = [len(values), *shape]
@@ -154,7 +167,9 @@ class AddFeatures(Operation):
         features = {name: feature.model_copy(update={"file": file}) for (name, feature), file in placed}
         return self.model_copy(update={"features": features})
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_features import add_features
+
         features = {name: feature.load(name) for name, feature in self.features.items()}
         return [add_features(roots[0], target, features, dry_run=dry_run)]
 
@@ -166,7 +181,9 @@ class RemoveFeature(Operation):
     feature_names: list[str]
     """The features to drop."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+
         return [editing.remove_features(roots[0], target, self.feature_names, dry_run=dry_run)]
 
 
@@ -177,7 +194,9 @@ class RenameFeature(Operation):
     feature_names: Mapping[str, str]
     """Old name to new name."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_features import rename_features
+
         return [rename_features(roots[0], target, self.feature_names, dry_run=dry_run)]
 
 
@@ -190,7 +209,9 @@ class CastFeature(Operation):
     allow_lossy: bool = False
     """Round values that the new dtype does not hold exactly; otherwise they are refused."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_features import cast_features
+
         return [cast_features(roots[0], target, self.dtypes, allow_lossy=self.allow_lossy, dry_run=dry_run)]
 
 
@@ -205,7 +226,9 @@ class ModifyTasks(Operation):
     task_replacements: Mapping[str, str] | None = None
     """Old text to new text."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_tasks import modify_tasks
+
         return [modify_tasks(roots[0], target, **self._options(), dry_run=dry_run)]
 
 
@@ -222,7 +245,9 @@ class ConvertImageToVideo(Operation):
     num_workers: int = Field(default=4, ge=1)
     """Episodes that are encoded at the same time."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_video import convert_images_to_video
+
         options = self._options(feature_names="names", episode_indices="episodes")
         return [convert_images_to_video(roots[0], target, **options, dry_run=dry_run)]
 
@@ -240,7 +265,9 @@ class ReencodeVideos(Operation):
     encoder_threads: int | None = Field(default=None, ge=1)
     """Threads of each encoder."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_video import reencode_videos
+
         return [reencode_videos(roots[0], target, **self._options(), dry_run=dry_run)]
 
 
@@ -257,7 +284,9 @@ class RecomputeStats(Operation):
     chunk_size: int = Field(default=50, ge=1)
     """Actions of a chunk, as in the policy."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets.edit_statistics import recompute_stats
+
         return [recompute_stats(roots[0], target, **self._options(), dry_run=dry_run)]
 
 
@@ -272,7 +301,9 @@ class Rechunk(Operation):
     chunks_size: int | None = Field(default=None, ge=1)
     """Files in a directory at most; unset: as it is."""
 
-    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> list[Outcome]:
+    def run(self, roots: Sequence[Path], target: Path, dry_run: bool) -> "list[Outcome]":
+        from lerobot_ops.datasets import edit as editing
+
         return [editing.rechunk(roots[0], target, **self._options(), dry_run=dry_run)]
 
 
@@ -280,5 +311,7 @@ def flagged_episodes(root: Path, checks: list[str]) -> list[int]:
     """The episodes that validation reports under one of these check ids, ascending."""
     if not checks:
         return []
+    from lerobot_ops.datasets.validate import validate
+
     findings = validate(root).findings
     return sorted({episode for finding in findings if finding.check in checks for episode in finding.episodes})

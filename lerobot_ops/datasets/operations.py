@@ -1,11 +1,10 @@
-"""The dataset operations as configurations: what the command line, the flows and the DVC stages have in common."""
+"""One edit of a dataset as a configuration: what the command line, the flows and the DVC stages have in common."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from lerobot_ops.artifacts import write_bytes, write_json
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.edit_operations import (
     AddFeature,
@@ -15,7 +14,6 @@ from lerobot_ops.datasets.edit_operations import (
     DeleteEpisodes,
     Merge,
     ModifyTasks,
-    Outcome,
     Rechunk,
     RecomputeStats,
     ReencodeVideos,
@@ -23,17 +21,16 @@ from lerobot_ops.datasets.edit_operations import (
     RenameFeature,
     Split,
     Trim,
-    flagged_episodes,
 )
-from lerobot_ops.datasets.remote import local_root
-from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
 from lerobot_ops.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lerobot_ops.datasets.edit_operations import Outcome
 
 __all__ = [
     "AddFeature",
     "AddFeatures",
     "CastFeature",
-    "CheckConfig",
     "ConvertImageToVideo",
     "DeleteEpisodes",
     "EditConfig",
@@ -47,12 +44,8 @@ __all__ = [
     "RenameFeature",
     "Split",
     "Trim",
-    "check",
     "edit",
-    "flagged_episodes",
 ]
-
-STDOUT = Path("-")
 
 EditOperation = Annotated[
     DeleteEpisodes
@@ -84,8 +77,10 @@ class EditConfig(Config):
     """Say what would be done, and do nothing."""
 
 
-def edit(config: EditConfig) -> list[Outcome]:
+def edit(config: EditConfig) -> "list[Outcome]":
     """Run one edit; a split yields one result per part. Raises DatasetError before anything is written."""
+    from lerobot_ops.datasets.remote import local_root
+
     operation = config.operation
     places = operation.roots if isinstance(operation, Merge) else [config.root]
     roots = [local_root(place) for place in places if place is not None]
@@ -93,24 +88,3 @@ def edit(config: EditConfig) -> list[Outcome]:
         field = "operation.roots" if isinstance(operation, Merge) else "root"
         raise ConfigError("the dataset to edit is not named", field=field, fix=f"add --{field}=PATH")
     return operation.run(roots, config.new_root, config.dry_run)
-
-
-class CheckConfig(ValidateConfig):
-    """A validation from the command line."""
-
-    root: Path
-    """The dataset: a directory, or OWNER/NAME[@REVISION] on the Hub."""
-    json_path: Path | None = None
-    """Where to write the findings as JSON; `-` prints them in place of the report."""
-    markdown_path: Path | None = None
-    """Where to write the report as Markdown, besides printing it."""
-
-
-def check(config: CheckConfig) -> ValidationReport:
-    """Validate a dataset and leave the report where it was asked for."""
-    report = validate(local_root(config.root), config=config)
-    if config.json_path and config.json_path != STDOUT:
-        write_json(config.json_path, report.model_dump(mode="json"))
-    if config.markdown_path and config.markdown_path != STDOUT:
-        write_bytes(config.markdown_path, report.markdown().encode())
-    return report

@@ -53,7 +53,7 @@ def read_runs(
         if readable is not None:
             names[readable] = set(pq.read_schema(readable).names)
     info = _info_of(info, list(names.values()), done)
-    runs = []
+    runs: list[Run] = []
     for path, columns in names.items():
         missing = [name for name in info.columns if name not in columns and name not in DEFAULT_FEATURES]
         said = path.relative_to(root) if path.is_relative_to(root) else path.name
@@ -109,7 +109,7 @@ def _runs(path: Path) -> list[Run]:
     if episode is None and frame is None:
         return [Run(path, -1, 0, table.num_rows, False, "neither episode_index nor frame_index can be read")]
     starts = _starts(episode, frame)
-    runs = []
+    runs: list[Run] = []
     for first, end in zip(starts, [*starts[1:], table.num_rows], strict=True):
         in_order = frame is not None and np.array_equal(frame[first:end], np.arange(end - first))
         number = len(runs) if episode is None else int(np.bincount(np.maximum(episode[first:end], 0)).argmax())

@@ -11,7 +11,8 @@ from edited import sound
 from recordings import columns_of, record
 
 from lerobot_ops.cli import main
-from lerobot_ops.datasets.operations import CheckConfig, EditConfig, check, edit
+from lerobot_ops.datasets.checking import CheckConfig, check
+from lerobot_ops.datasets.operations import EditConfig, edit
 from lerobot_ops.datasets.tables import load_episodes, load_tasks
 from lerobot_ops.errors import ConfigError, DatasetError
 from lerobot_ops.flags import describe, parse
