@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from lerobot_ops.datasets.depth import LEVELS, DepthRange
-from lerobot_ops.datasets.encoding import VideoWriter
 from lerobot_ops.datasets.image_spool import ImageSpool
 from lerobot_ops.datasets.statistics import CameraStats, Histogram
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.errors import DatasetError, OpsError
 
 _PATIENCE = 0.2

@@ -50,7 +50,8 @@ def describe_installation() -> InstallationSummary:
     """Describe this installation; whatever is missing is said, not raised."""
     import av
 
-    from lerobot_ops.datasets.encoders import HARDWARE, opens
+    from lerobot_ops.datasets.encoders import opens
+    from lerobot_ops.datasets.encoding import HARDWARE
 
     known = [name for name in HARDWARE if name in av.codecs_available]
     usable = [name for name in known if opens(name)]

@@ -13,8 +13,9 @@ from PIL import Image
 from lerobot_ops.datasets.depth import LEVELS, Unit
 from lerobot_ops.datasets.edit_cameras import pictures
 from lerobot_ops.datasets.edit_source import Kept, Rows
-from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding, VideoWriter
+from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
 from lerobot_ops.datasets.statistics import CameraStats, Histogram
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.errors import DatasetError
 from lerobot_ops.progress import counting
 

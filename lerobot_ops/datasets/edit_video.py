@@ -11,8 +11,9 @@ from lerobot_ops.datasets.edit_merge import merged_info
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept, Source, open_source
 from lerobot_ops.datasets.edit_write import EditPlan, EditResult, write
-from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding, VideoWriter
+from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
 from lerobot_ops.datasets.info import INFO_PATH, VIDEO_PATH, Feature, load_info
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.errors import DatasetError, did_you_mean
 
 RGB = VideoEncoding()

@@ -10,12 +10,9 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from lerobot_ops.datasets.encoding import HARDWARE
 from lerobot_ops.errors import PrerequisiteError
 
-ENCODERS = {"h264": "libx264", "hevc": "libx265"}
-"""LeRobot's codec -> FFmpeg's encoder, where the names differ."""
-HARDWARE = ("h264_videotoolbox", "hevc_videotoolbox", "h264_nvenc", "hevc_nvenc", "h264_vaapi", "h264_qsv")
-"""In the order in which `auto` tries them, which is LeRobot's."""
 _SOFTWARE = ("libsvtav1", "libx264", "libx265", "libaom-av1")
 
 

@@ -1,34 +1,20 @@
-"""Encoding camera frames into an mp4, with the codecs, options and defaults of LeRobot.
+"""How camera frames are encoded: the codecs, options and defaults of LeRobot (`video_writer` encodes).
 
 The software encoders give the same bytes for the same frames: they are told to leave out what depends on the number
-of processors or on the weather. See `encoders` for which of them are in this FFmpeg.
+of processors or on the weather. See `encoders` for which of them are in this FFmpeg; it is asked when an encoder is
+needed, so that a configuration alone is there at once.
 """
 
-import contextlib
-import os
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import av
-import numpy as np
-from av.video.stream import VideoStream
 from pydantic import Field, field_validator
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.depth import DepthRange
-from lerobot_ops.datasets.encoders import (
-    ENCODERS,
-    HARDWARE,
-    check_encoder,
-    first_that_opens,
-    has_avx512,
-    option_names,
-    unknown_options,
-)
-from lerobot_ops.errors import ConfigError, PrerequisiteError, did_you_mean
+from lerobot_ops.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from lerobot_ops.datasets.depth import DepthRange
 
 Codec = Literal[
     "libsvtav1",
@@ -43,6 +29,10 @@ Codec = Literal[
     "h264_vaapi",
     "h264_qsv",
 ]
+ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+"""LeRobot's codec -> FFmpeg's encoder, where the names differ."""
+HARDWARE = ("h264_videotoolbox", "hevc_videotoolbox", "h264_nvenc", "hevc_nvenc", "h264_vaapi", "h264_qsv")
+"""In the order in which `auto` tries them, which is LeRobot's."""
 _SVT_PRESET = 12
 _STEADY_X264 = {"asm": "avx2"}
 """x264's AVX-512 code gives other bytes once in some hundred times, from the same frames."""
@@ -96,6 +86,8 @@ class VideoEncoding(Config):
 
         Raises PrerequisiteError when the encoder is not in this FFmpeg, ConfigError when it lacks an extra option.
         """
+        from lerobot_ops.datasets.encoders import check_encoder, first_that_opens, option_names, unknown_options
+
         if self.vcodec == "auto":
             return self.model_copy(update={"vcodec": first_that_opens(HARDWARE) or "libsvtav1"}).resolved()
         check_encoder(self.encoder)
@@ -109,6 +101,8 @@ class VideoEncoding(Config):
 
     def options(self, threads: int | None = None) -> dict[str, str]:
         """The encoder's options; `threads` is `encoder_threads`, None leaves the choice to us."""
+        from lerobot_ops.datasets.encoders import has_avx512
+
         own = {**_OPTIONS[_family(self.vcodec)](self, threads)}
         options = {"g": self.g, **own}
         extra = {name: value for name, value in self.extra_options.items() if name not in options}
@@ -150,8 +144,10 @@ class DepthEncoding(VideoEncoding):
     use_log: bool = True
 
     @property
-    def range(self) -> DepthRange:
+    def range(self) -> "DepthRange":
         """What the levels stand for."""
+        from lerobot_ops.datasets.depth import DepthRange
+
         return DepthRange(depth_min=self.depth_min, depth_max=self.depth_max, shift=self.shift, use_log=self.use_log)
 
     def info(self) -> dict[str, Any]:
@@ -159,70 +155,6 @@ class DepthEncoding(VideoEncoding):
         settings = super().info()
         del settings["is_depth_map"]
         return {**settings, **self.range.info(), "is_depth_map": True}
-
-
-class VideoWriter:
-    """Encodes frames one by one into an mp4 whose frame k is shown at k/fps; the first one is a keyframe."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        fps: int,
-        height: int,
-        width: int,
-        encoding: VideoEncoding,
-        threads: int | None = None,
-    ) -> None:
-        os.environ.setdefault("SVT_LOG", "1")  # the encoder's banner would fill stderr; 1 leaves its errors
-        encoding = encoding.resolved()
-        self.path, self.frames = path, 0
-        self._container = av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"})
-        try:
-            stream = self._container.add_stream(encoding.encoder, fps, options=encoding.options(threads))
-            assert isinstance(stream, VideoStream)
-            stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
-            stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
-            stream.codec_context.open()
-        except (av.FFmpegError, ValueError) as error:
-            with contextlib.suppress(av.FFmpegError):
-                self._container.close()
-            raise PrerequisiteError(
-                "the video encoder does not start with these settings",
-                field=encoding.encoder,
-                found=str(error),
-                expected=f"{width}x{height} {encoding.pix_fmt}, {encoding.options(threads)}",
-                fix="choose another vcodec, or mend pix_fmt, preset or extra_options",
-            ) from None
-        self._stream = stream
-
-    def add(self, frame: np.ndarray) -> None:
-        """Encode one frame: uint8 [height, width, 3], or 12-bit levels of grey uint16 [height, width]."""
-        layout = "rgb24" if frame.ndim == 3 else "gray12le"
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=layout)
-        picture.pts, picture.time_base = self.frames, self._stream.codec_context.time_base
-        self._container.mux(self._stream.encode(picture))
-        self.frames += 1
-
-    def close(self) -> None:
-        """Encode what the encoder still holds back and finish the file."""
-        if self.frames:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-
-def encode(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: int, encoding: VideoEncoding) -> None:
-    """Encode uint8 frames [n, height, width, 3] into `path`."""
-    height, width = frames[0].shape[:2]
-    with VideoWriter(path, fps=fps, height=height, width=width, encoding=encoding) as writer:
-        for frame in frames:
-            writer.add(frame)
 
 
 def _svt(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:

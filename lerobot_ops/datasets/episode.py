@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.camera_thread import CameraThread, Sink, rooms
 from lerobot_ops.datasets.depth import DepthRange, Unit
-from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding, VideoWriter
+from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
 from lerobot_ops.datasets.frame import DEPTH_UNITS, checked_frame
 from lerobot_ops.datasets.histograms import Histograms, load_histogram_file, write_histograms
 from lerobot_ops.datasets.image_spool import ImageSpool
@@ -24,6 +24,7 @@ from lerobot_ops.datasets.info import DEFAULT_FEATURES, DatasetInfo, Feature
 from lerobot_ops.datasets.language import EVENTS, PERSISTENT, Row, language_array, language_rows
 from lerobot_ops.datasets.statistics import PIXEL_VALUES, Histogram, numeric_stats
 from lerobot_ops.datasets.tables import Stats, arrow_type, column_array, read_parquet
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.errors import DatasetError
 
 _FRAMES, _HISTOGRAMS, _UNITS = "frames.parquet", "histograms.parquet", "depth_units"

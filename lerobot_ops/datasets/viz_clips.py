@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lerobot_ops.datasets.decoder import open_video
-from lerobot_ops.datasets.encoding import VideoEncoding, VideoWriter
+from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.video import Piece, cut_and_join
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.datasets.viz_episode import EpisodeView, VideoPart, camera_frames
 
 _PLAYABLE = {

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.encoding import VideoEncoding, VideoWriter
+from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.video import Piece, cut_and_join
+from lerobot_ops.datasets.video_writer import VideoWriter
 from lerobot_ops.evaluation import rollout
 from lerobot_ops.evaluation.actors import Act, script
 from lerobot_ops.evaluation.config import ClipsConfig

@@ -13,12 +13,13 @@ import pytest
 from recordings import LEROBOT, STATE, camera, change_table, frames_of, lay_around, picture, record, set_cells
 
 from lerobot_ops.datasets.depth import DepthRange
-from lerobot_ops.datasets.encoding import VideoEncoding, encode
+from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.images import decode_image
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info, with_defaults, write_info
 from lerobot_ops.datasets.language import language_array
 from lerobot_ops.datasets.tables import load_data
 from lerobot_ops.datasets.video import decode_frames
+from lerobot_ops.datasets.video_writer import encode
 from lerobot_ops.datasets.viz import VizConfig, VizResult, viz
 from lerobot_ops.datasets.viz_content import plot_groups
 from lerobot_ops.datasets.viz_episode import dimension_names, load_episode
