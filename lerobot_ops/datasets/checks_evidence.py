@@ -82,16 +82,18 @@ class Evidence:
         bounds = zip(episode[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
         return {number: (start, stop) for number, start, stop in bounds if number in once}
 
+    def range(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest finite value of each dimension of a numeric feature, flat."""
+        if name not in self._ranges:
+            rows = self.columns[name].reshape(len(self.columns[name]), -1)
+            finite = np.isfinite(rows)
+            low = rows.min(0, initial=np.inf, where=finite), rows.max(0, initial=-np.inf, where=finite)
+            self._ranges[name] = low[0].astype(np.float64), low[1].astype(np.float64)
+        return self._ranges[name]
+
     @cached_property
-    def ranges(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Numeric feature -> the least and the greatest finite value of each of its dimensions, flat."""
-        found = {}
-        for name, values in self.columns.items():
-            rows = values.reshape(len(values), -1).astype(np.float64)
-            rows[~np.isfinite(rows)] = np.nan
-            with warnings.catch_warnings(action="ignore"):  # a dimension without any finite value
-                found[name] = np.nanmin(rows, 0, initial=np.inf), np.nanmax(rows, 0, initial=-np.inf)
-        return found
+    def _ranges(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
     def file_of(self, row: int) -> DataFile:
         """The data file that holds a row of the dataset."""

@@ -63,7 +63,7 @@ def _saturated_dimensions(evidence: Evidence, name: str, rows: np.ndarray) -> It
 
 def _jumps(evidence: Evidence, name: str, rows: np.ndarray) -> Iterator[Finding]:
     episode = evidence.columns.get("episode_index")
-    low, high = evidence.ranges[name]
+    low, high = evidence.range(name)
     if episode is None or not np.isfinite(high - low).all():
         return
     steps = np.abs(np.diff(rows, axis=0)).astype(np.float64)

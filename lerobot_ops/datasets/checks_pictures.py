@@ -142,7 +142,7 @@ def _moves(evidence: Evidence, episode: int, frames: list[int]) -> bool:
     if name is None or begin + frames[-1] >= end:
         return False
     rows = evidence.columns[name][begin + np.array(frames)].reshape(len(frames), -1).astype(np.float64)
-    low, high = evidence.ranges[name]
+    low, high = evidence.range(name)
     with np.errstate(invalid="ignore"):
         return bool((np.ptp(rows, axis=0) > MOVED * (high - low)).any())
 

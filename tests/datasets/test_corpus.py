@@ -49,6 +49,12 @@ def test_every_check_has_a_dataset_that_fails_it():
     assert len(BREAKAGES) >= 60
 
 
+def test_the_documentation_lists_every_check():
+    page = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    listed = [f"| `{name}` | {check.severity} | {check.promise} |" for name, check in CHECKS.items()]
+    assert [line for line in listed if line not in page] == []
+
+
 @pytest.mark.parametrize("base", ["recorded", "annotated", "unfinished"])
 def test_no_damage_ends_in_a_traceback(base, good, tmp_path):
     """Every file in turn is cut or garbled at places that a seed chooses."""
