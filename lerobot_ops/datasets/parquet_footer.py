@@ -6,7 +6,6 @@ a footer for them is made from that of an empty file with the same schema, and A
 """
 
 import io
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.info import Feature
+from lerobot_ops.datasets.language import language_array
 from lerobot_ops.datasets.tables import data_schema
 from lerobot_ops.datasets.thrift import Struct, dump_struct, load_struct
 from lerobot_ops.errors import DatasetError
@@ -24,6 +24,9 @@ from lerobot_ops.errors import DatasetError
 _MAGIC = b"PAR1"
 _DICTIONARY_PAGE, _DATA_PAGES = 2, (0, 3)
 _LARGEST_HEADER = 1 << 16
+_LARGEST_PAGE = 1 << 30
+"""Bytes: a damaged header may say more than there is memory."""
+_SNAPPY = pa.Codec("snappy")
 
 
 @dataclass(frozen=True)
@@ -31,34 +34,109 @@ class _Page:
     """A page of a file; `values` is 0 for a dictionary."""
 
     begin: int
+    body: int
+    """Where its content begins, behind the header."""
     end: int
     is_dictionary: bool
     values: int
     uncompressed: int
-    """Bytes of the page and its header before compression."""
+    """Bytes of the content before compression."""
+    rows: int | None
+    """How many rows begin in it, where the header says so."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A complete row group: its rows, and the pages of each of its columns."""
+
+    rows: int
+    columns: list[list[_Page]]
 
 
 def rows_without_footer(path: Path, features: Mapping[str, Feature]) -> pa.Table:
     """The rows of the complete row groups in `path`, a data file of a dataset with `features` but without a footer.
 
-    Raises DatasetError when not even one row group is complete, or when a column's rows differ in length.
+    A row group that cannot be read is passed over. Raises DatasetError when not even one can.
     """
     content = path.read_bytes()
     schema = data_schema(features)
-    template = _template(schema, features)
-    leaves = [count for name, feature in features.items() for count in _leaf_values(path, name, feature)]
-    groups = list(_row_groups(list(_pages(content)), leaves))
-    table: pa.Table | None = None
-    while groups and table is None:
-        try:
-            table = pq.read_table(pa.BufferReader(content + _footer(template, groups))).cast(schema)
-        except (pa.ArrowException, OSError):
-            groups.pop()  # the last one may have been written in part
-    if table is None:
+    template, deepest = _template(schema, features)
+    groups = list(_Scan(content, deepest).groups())
+    tables = []
+    if groups:
+        with pq.ParquetFile(pa.BufferReader(content + _footer(template, groups))) as file:
+            tables = [table.cast(schema) for number in range(len(groups)) if (table := _readable(file, number))]
+    if not tables:
         raise DatasetError(
             "nothing can be read of a file without a footer", file=path, expected="at least one complete row group"
         )
+    return pa.concat_tables(tables)
+
+
+def _readable(file: pq.ParquetFile, group: int) -> pa.Table | None:
+    """The rows of a row group; None when they cannot be read."""
+    try:
+        table = file.read_row_group(group)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
     return table
+
+
+class _Scan:
+    """Finds the row groups of a file by the headers of its pages; `deepest` are its columns' repetition levels."""
+
+    def __init__(self, content: bytes, deepest: list[int]) -> None:
+        self._content, self._deepest = content, deepest
+        self._pages = list(_pages(content))
+
+    def groups(self) -> Iterator[_Group]:
+        """The row groups up to the first that is not complete."""
+        at = 0
+        while at < len(self._pages) and (found := self._group(at)) is not None:
+            group, at = found
+            yield group
+
+    def _group(self, at: int) -> tuple[_Group, int] | None:
+        # The first column ends where the second begins, which only a dictionary shows; so try the candidates.
+        try:
+            found = (self._columns(at, rows) for rows in self._first_rows(at))
+            return next(filter(None, found), None)
+        except (ValueError, IndexError, pa.ArrowException, OSError):
+            return None
+
+    def _first_rows(self, at: int) -> list[int]:
+        """How many rows the first column of a row group may have: the likeliest first."""
+        sums = []
+        rows = 0
+        at += self._pages[at].is_dictionary
+        while at < len(self._pages) and not self._pages[at].is_dictionary:
+            rows += self._rows(self._pages[at], self._deepest[0])
+            sums.append(rows)
+            at += 1
+        return sums[::-1]
+
+    def _columns(self, at: int, rows: int) -> tuple[_Group, int] | None:
+        """All columns of a row group of `rows` rows, and the place behind it; None when the pages hold others."""
+        columns: list[list[_Page]] = []
+        for deepest in self._deepest:
+            column = [self._pages[at]] if at < len(self._pages) and self._pages[at].is_dictionary else []
+            at += len(column)
+            seen = 0
+            while at < len(self._pages) and not self._pages[at].is_dictionary and seen < rows:
+                column.append(self._pages[at])
+                seen += self._rows(self._pages[at], deepest)
+                at += 1
+            if seen != rows or not rows:
+                return None
+            columns.append(column)
+        return _Group(rows, columns), at
+
+    def _rows(self, page: _Page, deepest: int) -> int:
+        if page.rows is not None or not deepest:
+            return page.values if page.rows is None else page.rows
+        content = self._content[page.body : page.end]
+        return _count_rows(_SNAPPY.decompress(content, page.uncompressed).to_pybytes(), page.values, deepest)
 
 
 def _pages(content: bytes) -> Iterator[_Page]:
@@ -69,77 +147,60 @@ def _pages(content: bytes) -> Iterator[_Page]:
             kind, uncompressed, compressed = (int(header[field]) for field in (1, 2, 3))
             data = header.get(5) or header.get(8)
             values = int(data[1]) if data is not None and kind in _DATA_PAGES else 0
+            rows = int(data[3]) if data is not None and kind == _DATA_PAGES[1] else None
         except (KeyError, IndexError, ValueError, TypeError):
             return
         end = at + length + compressed
-        if kind not in (_DICTIONARY_PAGE, *_DATA_PAGES) or compressed < 0 or end > len(content):
+        is_known = kind in (_DICTIONARY_PAGE, *_DATA_PAGES) and 0 <= uncompressed < _LARGEST_PAGE
+        if not is_known or compressed < 0 or end > len(content):
             return
-        yield _Page(at, end, kind == _DICTIONARY_PAGE, values, length + uncompressed)
+        yield _Page(at, at + length, end, kind == _DICTIONARY_PAGE, values, uncompressed, rows)
         at = end
 
 
-def _row_groups(pages: list[_Page], leaves: list[int]) -> Iterator[tuple[int, list[list[_Page]]]]:
-    """Each complete row group: its rows, and its pages by column. `leaves` says how many values a row has in each."""
-    at = 0
-    while at < len(pages):
-        # The first column ends where the second begins, which only a dictionary shows; so try the candidates.
-        group = next(
-            filter(None, (_row_group(pages, at, rows, leaves) for rows in _first_rows(pages, at, leaves[0]))), None
-        )
-        if group is None:
-            return
-        rows, columns, at = group
-        yield rows, columns
+def _count_rows(page: bytes, values: int, deepest: int) -> int:
+    """How many rows begin in a page: the repetition levels of 0, which are at its start in runs and packed bits.
+
+    Raises ValueError or IndexError when they are none.
+    """
+    levels, width = page[4 : 4 + int.from_bytes(page[:4], "little")], deepest.bit_length()
+    at = rows = seen = 0
+    while seen < values:
+        head = shift = 0
+        while True:
+            head |= (levels[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+            if levels[at - 1] < 128:
+                break
+        count = head >> 1
+        if head & 1:  # packed bits, for eight levels at a time
+            packed = np.unpackbits(np.frombuffer(levels, np.uint8, count * width, at), bitorder="little")
+            rows += int((~packed.reshape(-1, width)[: values - seen].any(1)).sum())
+            at, seen = at + count * width, seen + count * 8
+        else:
+            rows += min(count, values - seen) * (levels[at] == 0)
+            at, seen = at + (width + 7) // 8, seen + count
+        if not count:
+            raise ValueError("a run of no levels")
+    return rows
 
 
-def _first_rows(pages: list[_Page], at: int, per_row: int) -> list[int]:
-    """How many rows the first column of a row group may have: the likeliest first."""
-    values, sums = 0, []
-    at += pages[at].is_dictionary
-    while at < len(pages) and not pages[at].is_dictionary:
-        values += pages[at].values
-        if values and values % per_row == 0:
-            sums.append(values // per_row)
-        at += 1
-    return sums[::-1]
-
-
-def _row_group(pages: list[_Page], at: int, rows: int, leaves: list[int]) -> tuple[int, list[list[_Page]], int] | None:
-    columns: list[list[_Page]] = []
-    for per_row in leaves:
-        column = [pages[at]] if at < len(pages) and pages[at].is_dictionary else []
-        at += len(column)
-        values = 0
-        while at < len(pages) and not pages[at].is_dictionary and values < rows * per_row:
-            column.append(pages[at])
-            values += pages[at].values
-            at += 1
-        if values != rows * per_row:
-            return None
-        columns.append(column)
-    return rows, columns, at
-
-
-def _leaf_values(path: Path, name: str, feature: Feature) -> list[int]:
-    """For every leaf of a feature's column, how many values a row has."""
-    if feature.dtype == "image":
-        return [1, 1]
-    if feature.dtype == "language":
-        raise DatasetError(
-            "a file without a footer cannot be read when the length of a column's rows varies", file=path, field=name
-        )
-    return [1] if feature.dtype == "string" else [math.prod(feature.shape)]
-
-
-def _template(schema: pa.Schema, features: Mapping[str, Feature]) -> Struct:
-    """The footer of a file of this schema with one row group, as pyarrow writes it."""
+def _template(schema: pa.Schema, features: Mapping[str, Feature]) -> tuple[Struct, list[int]]:
+    """The footer of a file of this schema with one row group, and the repetition levels of its columns."""
     buffer = io.BytesIO()
-    row = {name: pa.array([_example(feature)], schema.field(name).type) for name, feature in features.items()}
+    row = {
+        name: language_array(name, [[]])
+        if feature.dtype == "language"
+        else pa.array([_example(feature)], schema.field(name).type)
+        for name, feature in features.items()
+    }
     with pq.ParquetWriter(buffer, schema, compression="snappy", use_dictionary=True) as writer:
         writer.write_table(pa.table(row, schema=schema))
     content = buffer.getvalue()
     length = int.from_bytes(content[-8:-4], "little")
-    return load_struct(content[-8 - length : -8])[0]
+    described = pq.ParquetFile(io.BytesIO(content)).schema
+    deepest = [described.column(number).max_repetition_level for number in range(len(described))]
+    return load_struct(content[-8 - length : -8])[0], deepest
 
 
 def _example(feature: Feature) -> Any:
@@ -151,19 +212,19 @@ def _example(feature: Feature) -> Any:
     return zero[0] if feature.shape == (1,) else zero.tolist()
 
 
-def _footer(template: Struct, groups: list[tuple[int, list[list[_Page]]]]) -> bytes:
+def _footer(template: Struct, groups: list[_Group]) -> bytes:
     """`template` (a FileMetaData) with these row groups, and what follows it in a file."""
     example = template[4][0]
     made = []
-    for rows, columns in groups:
+    for found in groups:
         chunks = []
-        for old, pages in zip(example[1], columns, strict=True):
+        for old, pages in zip(example[1], found.columns, strict=True):
             first_data = next(page for page in pages if not page.is_dictionary)
             about = Struct(old[3])
             for field in (12, 13, 14, 15, 16, 17):  # statistics, indexes and filters of the example
                 about.pop(field, None)
             about[5] = sum(page.values for page in pages)
-            about[6] = sum(page.uncompressed for page in pages)
+            about[6] = sum(page.body - page.begin + page.uncompressed for page in pages)
             about[7] = pages[-1].end - pages[0].begin
             about[9] = first_data.begin
             if pages[0].is_dictionary:
@@ -178,11 +239,11 @@ def _footer(template: Struct, groups: list[tuple[int, list[list[_Page]]]]) -> by
         group = Struct(example)
         for field in (4, 5, 7):
             group.pop(field, None)
-        group[1], group[2], group[3] = chunks, sum(chunk[3][6] for chunk in chunks), rows
+        group[1], group[2], group[3] = chunks, sum(chunk[3][6] for chunk in chunks), found.rows
         if 6 in group:
             group[6] = sum(chunk[3][7] for chunk in chunks)
         made.append(group)
     footer = Struct(template)
-    footer[3], footer[4] = sum(rows for rows, _ in groups), made
+    footer[3], footer[4] = sum(found.rows for found in groups), made
     content = dump_struct(footer)
     return content + len(content).to_bytes(4, "little") + _MAGIC

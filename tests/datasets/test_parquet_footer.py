@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from corpus import annotated
 from recordings import LEROBOT, camera, picture
 
 from lerobot_ops.datasets.info import load_info
@@ -77,6 +78,26 @@ def test_every_kind_of_feature_comes_back(tmp_path: Path) -> None:
     (path,) = data_files(tmp_path / "made")
     rows = rows_without_footer(footless(path, 1, tmp_path / "cut.parquet"), info.columns)
     assert rows.equals(load_data(tmp_path / "made").cast(rows.schema))
+
+
+def test_language_comes_back(tmp_path: Path) -> None:
+    (path,) = data_files(annotated(tmp_path / "made"))
+    rows = rows_without_footer(footless(path, 1, tmp_path / "cut.parquet"), load_info(tmp_path / "made").columns)
+    assert rows.to_pylist() == load_data(tmp_path / "made").to_pylist()
+
+
+def test_a_row_group_that_is_damaged_is_passed_over(tmp_path: Path) -> None:
+    info = load_info(LEROBOT / "two_task_h264")
+    (path,) = data_files(LEROBOT / "two_task_h264")
+    with pq.ParquetFile(path) as file:
+        chunk = file.metadata.row_group(3).column(0)
+    content = bytearray(footless(path, 1, tmp_path / "cut.parquet").read_bytes())
+    middle = chunk.data_page_offset + chunk.total_compressed_size // 3
+    content[middle : middle + 100] = bytes(100)
+    (tmp_path / "cut.parquet").write_bytes(content)
+    rows = rows_without_footer(tmp_path / "cut.parquet", info.columns)
+    assert set(rows.column("episode_index").to_pylist()) >= {0, 1, 2}
+    assert rows.num_rows < 960
 
 
 def test_a_file_without_a_complete_row_group_is_refused(tmp_path: Path) -> None:
