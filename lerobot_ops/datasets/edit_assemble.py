@@ -1,7 +1,9 @@
 """Writing a dataset of episodes that other datasets hold: rows renumbered, videos moved as packets."""
 
+import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +48,20 @@ def write_plan(root: Path, made: Plan) -> DatasetInfo:
     pointers: list[dict[str, Any]] = [{} for _ in recipe.kept]
     features = dict(recipe.info.features)
     encoded: dict[str, list[Histogram]] = {}
-    for key, files in made.videos.items():
-        if key in recipe.encodings:
-            encoded[key], about = _encode(root, key, made, pointers)
-            features[key] = features[key].model_copy(update={"info": about})
-        else:
+    with ThreadPoolExecutor(1) as disk:  # videos go to disk while the tables are made
+        flushed = []
+        for key, files in made.videos.items():
+            if key in recipe.encodings:
+                encoded[key], about = _encode(root, key, made, pointers)
+                features[key] = features[key].model_copy(update={"info": about})
+                continue
             for file in files:
                 _write_video(root, key, file, made, pointers)
-    info = recipe.info.model_copy(update={"features": features})
-    overall = _write_tables(root, made, info, pointers, encoded)
+                flushed.append(disk.submit(_flush, root / recipe.info.video_file(key, *file.place)))
+        info = recipe.info.model_copy(update={"features": features})
+        overall = _write_tables(root, made, info, pointers, encoded)
+        for each in flushed:
+            each.result()
     write_stats(root, overall)
     write_tasks(root, made.tasks)
     totals = {"total_episodes": len(recipe.kept), "total_frames": made.frames, "total_tasks": len(made.tasks)}
@@ -63,6 +70,11 @@ def write_plan(root: Path, made: Plan) -> DatasetInfo:
     if recipe.finish:
         recipe.finish(root)
     return info
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _write_video(root: Path, key: str, file: OutputFile, made: Plan, pointers: list[dict[str, Any]]) -> None:
