@@ -153,9 +153,14 @@ def fsync_tree(root: Path) -> None:
     """Flush every file and directory below `root` to disk."""
     for folder, _, files in os.walk(root):
         for name in files:
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
+            fsync_file(Path(folder, name))
         fsync_directory(Path(folder))
+
+
+def fsync_file(path: Path) -> None:
+    """Flush what is in one file to disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_directory(path: Path) -> None:

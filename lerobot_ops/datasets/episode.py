@@ -113,6 +113,8 @@ class Recorded:
         """Write what only memory holds into the folder, for `load`."""
         pq.write_table(self.table.replace_schema_metadata({_UNITS: json.dumps(self.units)}), self.folder / _FRAMES)
         write_histograms(self.folder / _HISTOGRAMS, [(0, self.histograms)])
+        for spool in self.folder.glob("*.images"):
+            spool.unlink()  # what is in it is in the table
 
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> "Recorded":

@@ -6,7 +6,6 @@ exists from the moment at which its file of the episodes table gets its name; al
 part of the dataset; `compaction` makes a dataset without it.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lerobot_ops.artifacts import fsync_directory, fsync_tree, link_or_copy, make_directory
+from lerobot_ops.artifacts import fsync_directory, fsync_file, fsync_tree, link_or_copy, make_directory
 from lerobot_ops.datasets.beginning import DATA, EPISODES, HISTOGRAMS, RECORDING, Beginning
 from lerobot_ops.datasets.episode import Recorded, Settings, to_arrow
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, load_histogram_file, write_histograms
@@ -148,13 +147,13 @@ class LiveDataset:
             files[folder / "counts.parquet"] = self.root / self.file(HISTOGRAMS, place[HISTOGRAMS])
         files[folder / "data.parquet"] = self.root / self.file(DATA, place[DATA])  # last: some readers read every one
         write_episodes_file(folder / "episodes.parquet", [row], info, place[EPISODES])
-        fsync_tree(folder)
         return files, stats
 
     def _point_at(self, row: Path, number: int) -> None:
         """The instant from which an episode exists: everything that its row points at is on disk."""
         target = self.root / self.file(EPISODES, self.beginning.place(EPISODES, number, self.info))
         make_directory(target.parent)
+        fsync_file(row)
         row.replace(target)
         fsync_directory(target.parent)
 
@@ -257,10 +256,9 @@ def _episode_rows(root: Path) -> pa.Table:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Make `source`, which is on disk, the file `target`, durably; it stays where it is, too."""
+    """Make `source` the file `target` as well, durably."""
     make_directory(target.parent)
     target.unlink(missing_ok=True)
     link_or_copy(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())  # a copy has to be written yet
+    fsync_file(target)
     fsync_directory(target.parent)

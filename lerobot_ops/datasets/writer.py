@@ -283,10 +283,11 @@ class DatasetWriter:
         """Commit the episode if it is its turn, or else let it wait on disk."""
         with self._lock:
             try:
+                self._live.refresh()
                 if index == self._live.episodes:
                     self._live.commit(episode)
                     self._commit_waiting()
-                else:
+                elif index > self._live.episodes:  # else it was committed before something went wrong
                     folder = self._live.folder / f"{index:06d}"
                     episode.save()
                     fsync_tree(episode.folder)
@@ -295,7 +296,7 @@ class DatasetWriter:
                     self._waiting[index] = folder
             except OSError as error:
                 raise ArtifactError(
-                    f"the episode could not be saved: {error.strerror}",
+                    f"the episode could not be saved: {error.strerror or error}",
                     file=error.filename or self.root,
                     fix="mend this and save it again; what was saved before is safe",
                 ) from error

@@ -36,7 +36,7 @@ FEATURES = {
 }
 EPISODES = 6
 STEPS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
-KILLS = 120
+KILLS = 104
 PRELOADED = ["pytest", "pandas", "PIL.PngImagePlugin", "lerobot_ops.datasets.reader", "lerobot_ops.datasets.writer"]
 """What the recording processes share, so that each begins at once."""
 

@@ -432,7 +432,15 @@ def test_a_full_disk_loses_nothing(dataset: Path, tmp_path: Path) -> None:
             writer.save_episode()
         (tmp_path / "d/meta/episodes").unlink()
         writer.save_episode()
-        for index in range(1, 5):
+        for number in range(9):
+            writer.add_frame(frame(1, number))
+        (tmp_path / "d/meta/stats.json").unlink()
+        (tmp_path / "d/meta/stats.json").mkdir()
+        with pytest.raises(ArtifactError, match="could not be saved"):
+            writer.save_episode()  # the episode is in the dataset, and only its statistics are not
+        (tmp_path / "d/meta/stats.json").rmdir()
+        writer.save_episode()
+        for index in range(2, 5):
             record_episode(writer, index)
     assert digest(tmp_path / "d") == digest(dataset)
 
