@@ -20,7 +20,6 @@ from lerobot_ops.errors import DatasetError
 
 _AT_ONCE = 8 * 2**20
 """Bytes of row groups that are read together; of one that is larger, a few rows are read at a time."""
-_BATCH = 2048
 
 
 class RowReader:
@@ -164,7 +163,8 @@ def _parts(path: Path, columns: tuple[str, ...], first: int) -> Iterator[tuple[i
             number += 1
         while number < len(groups):
             if groups[number].total_byte_size > _AT_ONCE:
-                for batch in file.iter_batches(_BATCH, [number], list(columns)):
+                size = groups[number].total_byte_size / groups[number].num_rows
+                for batch in file.iter_batches(max(1, int(_AT_ONCE / size)), [number], list(columns)):
                     yield begin, pa.Table.from_batches([batch])
                     begin += batch.num_rows
                 number += 1

@@ -25,6 +25,7 @@ from recordings import (
     set_cells,
 )
 
+from lerobot_ops.artifacts import staged
 from lerobot_ops.datasets.edit import EditPlan, delete_episodes, merge, remove_features, split
 from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import DatasetInfo, load_info, with_defaults
@@ -347,6 +348,14 @@ def test_refuses_an_output_that_exists(arm, tmp_path):
         delete_episodes(arm, arm, [0])
     with pytest.raises(ArtifactError, match="exists already"):
         split(arm, {"a": tmp_path / "a", "b": tmp_path}, {"a": [0], "b": [1]}, dry_run=True)
+
+
+def test_refuses_an_output_that_another_edit_is_writing(arm, tmp_path):
+    with staged(tmp_path / "new", key="edit") as folder:
+        (folder / "half").write_bytes(b"")
+        with pytest.raises(ArtifactError, match="another process"):
+            delete_episodes(arm, tmp_path / "new", [0])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["half"]
 
 
 def test_refuses_a_table_that_disagrees_with_its_data(plain, tmp_path):
