@@ -1,9 +1,11 @@
 """Repairing a dataset into a new one: what can be saved of it, and what was lost."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lerobot_ops.config import Config
+from lerobot_ops.datasets.beginning import RECORDING
 from lerobot_ops.datasets.checks import Finding, counted
 from lerobot_ops.datasets.edit_recipe import Recipe
 from lerobot_ops.datasets.edit_source import Kept, open_source
@@ -79,6 +81,7 @@ def repair(config: RepairConfig) -> RepairResult:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{config.new_root.name}.repair-") as folder:
         restored = restore(root, Path(folder), keep_statistics=not wrong & _STATISTICS)
+        restored.lost.extend(_waiting(root))
         if not restored.episodes:
             raise DatasetError(
                 "no episode of this dataset can be saved:\n  " + "\n  ".join(restored.lost),
@@ -100,3 +103,11 @@ def repair(config: RepairConfig) -> RepairResult:
         lost=restored.lost,
         remaining=left,
     )
+
+
+def _waiting(root: Path) -> Iterator[str]:
+    """What is lost of a recording of ours that was not finished, and would not be if it was resumed."""
+    waiting = [folder.name for folder in sorted((root / RECORDING).glob("[0-9]*")) if folder.is_dir()]
+    if waiting:
+        names = ", ".join(str(int(name)) for name in waiting)
+        yield f"episode {names}: complete, but not yet in the dataset; `DatasetWriter.resume` would add it"

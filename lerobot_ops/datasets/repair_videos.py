@@ -94,6 +94,7 @@ class Clips:
         self, root: Path, info: DatasetInfo, runs: Sequence[Run], rows: Sequence[int | None], done: list[str]
     ) -> None:
         self._root, self._info, self._runs = root, info, runs
+        self._known_keyframes: dict[tuple[str, tuple[int, int]], set[int]] = {}
         self._found = {key: self._clips(key, rows, done) for key in info.video_keys}
 
     def of(self, key: str, number: int) -> Clip | None:
@@ -109,10 +110,10 @@ class Clips:
         pointed = self._pointed_at(key, rows, frames)
         if all(pointed):
             return pointed
-        counted = self._one_behind_the_other(key, frames)
         # If the frames of the videos and the rows of the data are as many, nothing is missing in between.
-        exact = all(counted) and sum(frames.values()) == sum(run.count for run in self._runs)
-        if any(counted) and (exact or not any(pointed)):
+        as_many = sum(frames.values()) == sum(run.count for run in self._runs)
+        counted = self._one_behind_the_other(key, frames, on_keyframes=not as_many)
+        if any(counted) and ((as_many and all(counted)) or not any(pointed)):
             done.append(f"where the episodes are in the videos of {key} was found out from their lengths")
             return counted
         return pointed
@@ -140,42 +141,63 @@ class Clips:
         self, key: str, rows: Sequence[int | None], frames: dict[tuple[int, int], int]
     ) -> list[Clip | None]:
         """The clips that the episodes table names, as far as they exist and belong to one episode only."""
-        names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
         try:
-            columns = [load_episodes(self._root, [name]).column(name).to_pylist() for name in names]
+            columns = [load_episodes(self._root, [f"videos/{key}/{name}"]).column(0).to_pylist() for name in names]
         except (DatasetError, ValueError):
             return [None] * len(self._runs)
-        taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        clips: list[Clip | None] = []
-        for run, row in zip(self._runs, rows, strict=True):
-            clips.append(None)
+        claims: dict[int, tuple[tuple[int, int], int, int]] = {}  # run -> file, first frame, frames that it should have
+        for number, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
             if row is None or row >= len(columns[0]) or any(column[row] is None for column in columns):
                 continue
-            place = (int(columns[0][row]), int(columns[1][row]))
-            begin = round(float(columns[2][row]) * self._info.fps)
-            end = begin + run.count
-            others = taken.setdefault(place, [])
-            if begin < 0 or end > frames.get(place, 0) or any(begin < to and start < end for start, to in others):
+            chunk, file, start, stop = (column[row] for column in columns)
+            if not np.isfinite([start, stop]).all():
                 continue
-            others.append((begin, end))
-            clips[-1] = self._clip(key, place, begin)
+            begin = round(start * self._info.fps)
+            if begin >= 0 and begin + run.count <= frames.get((int(chunk), int(file)), 0):
+                claims[number] = (int(chunk), int(file)), begin, round((stop - start) * self._info.fps)
+        clips: list[Clip | None] = [None] * len(self._runs)
+        taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, (place, begin, spans) in claims.items():
+            end = begin + self._runs[number].count
+            inside = [start for other, start, _ in claims.values() if other == place and begin < start < end]
+            if inside and min(inside) == begin + spans:
+                continue  # its video has fewer frames than it has, and the next episode begins behind those
+            others = taken.setdefault(place, [])
+            if not any(begin < to and start < end for start, to in others):
+                others.append((begin, end))
+                clips[number] = self._clip(key, place, begin)
         return clips
 
-    def _one_behind_the_other(self, key: str, frames: dict[tuple[int, int], int]) -> list[Clip | None]:
-        """The clips if every file is filled from its begin and no episode is missing."""
+    def _one_behind_the_other(
+        self, key: str, frames: dict[tuple[int, int], int], *, on_keyframes: bool
+    ) -> list[Clip | None]:
+        """The clips if every file is filled from its begin and no episode is missing.
+
+        With `on_keyframes` they end where an episode does not begin on one, because something is missing before it.
+        """
         clips: list[Clip | None] = []
         left = list(frames.items())
         begin = 0
         for run in self._runs:
             if left and begin == left[0][1]:
                 left, begin = left[1:], 0
-            if not left or begin + run.count > left[0][1] or run.problem:
+            lost = not left or begin + run.count > left[0][1] or run.problem
+            if not lost and on_keyframes and begin not in self._keyframes(key, left[0][0]):
+                lost, clips[-1:] = True, [None] * bool(clips)  # the one before ends somewhere else, too
+            if lost:
                 clips.append(None)
                 left = []  # what follows cannot be told apart any more
                 continue
             clips.append(self._clip(key, left[0][0], begin))
             begin += run.count
         return clips
+
+    def _keyframes(self, key: str, place: tuple[int, int]) -> set[int]:
+        if (key, place) not in self._known_keyframes:
+            video = video_at(self._root / self._info.video_file(key, *place))
+            self._known_keyframes = {(key, place): set() if video is None else set(video.keyframes.tolist())}
+        return self._known_keyframes[key, place]
 
     def _clip(self, key: str, place: tuple[int, int], begin: int) -> Clip:
         return Clip(self._root / self._info.video_file(key, *place), place, begin, self._info.fps)

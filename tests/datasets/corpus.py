@@ -30,6 +30,7 @@ from mutations import (
     counts_of_another_episode,
     counts_of_other_pixels,
     drop,
+    dropped_frame,
     feature,
     feature_info,
     first_episode_again,
@@ -376,6 +377,9 @@ BREAKAGES: dict[str, Breakage] = {
         "the video has 30 of 54 frames", new_video(30), "video-frames", message="30 frames", episodes=[2, 3]),
     "one frame dropped": Breakage(
         "the video lacks the last frame", new_video(53), "video-frames", message="53 frames", episodes=[3]),
+    "frame dropped while streaming": Breakage(
+        "the video of episode 1 lacks a frame, and episode 2 follows at once", dropped_frame, "video-frames",
+        message="episodes 1 and 2 claim the same frames", episodes=[1, 2]),
     "frames of two episodes": Breakage(
         "an episode begins a frame too early", cells(EPISODES, f"videos/{FRONT}/from_timestamp", {1: 1.1}),
         "video-frames", message="claim the same frames", episodes=[0, 1]),

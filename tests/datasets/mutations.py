@@ -223,6 +223,15 @@ def new_video(count: int, size: int = 1, fps: int = 10, vcodec: str = "h264") ->
     return change
 
 
+def dropped_frame(root: Path) -> None:
+    """The video of episode 1 has 12 of 13 frames, and the episodes behind it follow at once."""
+    shown = [(episode, frame) for episode in range(4) for frame in range(12 + episode)]
+    shown.remove((1, 6))
+    encode(root / VIDEO, np.stack([picture(*each) for each in shown]), 10, VideoEncoding(vcodec="h264"))
+    cells(EPISODES, f"videos/{FRONT}/from_timestamp", {2: 2.4, 3: 3.8})(root)
+    cells(EPISODES, f"videos/{FRONT}/to_timestamp", {1: 2.4, 2: 3.8, 3: 5.3})(root)
+
+
 def break_packets(root: Path) -> None:
     """Overwrite the packets of the video's second half; the list of packets stays whole."""
     content = bytearray((root / VIDEO).read_bytes())

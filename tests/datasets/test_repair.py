@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import BREAKAGES, good_datasets
-from recordings import LEROBOT, record
+from recordings import LEROBOT, picture, record
 
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.repair import RepairConfig, RepairResult, repair
@@ -79,6 +79,20 @@ def test_what_is_kept_is_what_was_recorded(good, tmp_path):
         assert all(np.isfinite(value).all() for value in stats.values()), feature
 
 
+def test_no_episode_gets_frames_of_another(good, tmp_path):
+    """A camera lost a frame of episode 1: the others keep their own pictures, whether the table says where or not."""
+    broken = shutil.copytree(good["recorded"], tmp_path / "broken")
+    BREAKAGES["frame dropped while streaming"].mutate(broken)
+    assert [sentence.split(":")[0] for sentence in repaired(broken, tmp_path / "new").lost] == ["episode 1"]
+    key, new = "observation.images.front", LeRobotDataset(tmp_path / "new")
+    for row, (episode, frame) in {0: (0, 0), 12: (2, 0), 25: (2, 13), 26: (3, 0), 40: (3, 14)}.items():
+        shown = new[row][key].numpy().transpose(1, 2, 0) * 255
+        assert np.abs(shown - picture(episode, frame)).mean() < 12, (row, episode, frame)
+    BREAKAGES["episodes are gone"].mutate(broken)
+    lost = [sentence.split(":")[0] for sentence in repaired(broken, tmp_path / "counted").lost]
+    assert lost == ["episode 1", "episode 2", "episode 3"], "where these are cannot be told any more"
+
+
 def test_a_killed_recording_of_lerobot_is_saved(tmp_path):
     """Four episodes were saved; of them the data lost its footer, and the episodes table was never written."""
     result = repaired(LEROBOT / "crashed", tmp_path / "new")
@@ -103,6 +117,14 @@ def test_a_killed_recording_of_ours_loses_nothing(tmp_path):
     assert result.remaining == []
     actions = LeRobotDataset(tmp_path / "new").column("action")[:, 0]
     assert actions[:10].tolist() == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+def test_episodes_that_wait_for_their_turn_are_named(good, tmp_path):
+    broken = shutil.copytree(good["unfinished"], tmp_path / "broken")
+    (broken / ".recording/000004").mkdir()
+    result = repaired(broken, tmp_path / "new")
+    assert result.episodes == 3
+    assert ["episode 4" in sentence and "resume" in sentence for sentence in result.lost] == [True]
 
 
 def test_a_sound_dataset_is_left_alone(good, tmp_path):
