@@ -35,7 +35,7 @@ class CameraThread:
         self._room = threading.Semaphore(maxsize)
         self._frames: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self._error: Exception | None = None
-        self._abandoned = False
+        self._abandoned = self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"encode {name}", daemon=True)
         self._thread.start()
 
@@ -92,13 +92,19 @@ class CameraThread:
         except Exception as error:
             self._error = error
             self._room.release()
-            while self._frames.get() is not None:  # whoever waits for room shall hear of the error, not wait for ever
+            while self._next() is not None:  # whoever waits for room shall hear of the error, not wait for ever
                 self._room.release()
+
+    def _next(self) -> np.ndarray | None:
+        """The next frame; None at the end, and ever after: closing the file, which comes then, can fail, too."""
+        frame = None if self._ended else self._frames.get()
+        self._ended = frame is None
+        return frame
 
     def _encode(self) -> None:
         sink = self.sink = self._open_sink()
         try:
-            while (frame := self._frames.get()) is not None:
+            while (frame := self._next()) is not None:
                 if not self._abandoned:
                     self._take(frame, sink)
                 self._room.release()

@@ -537,3 +537,16 @@ def test_a_recording_without_episodes_leaves_nothing(tmp_path: Path) -> None:
         pass
     create(tmp_path / "d").close()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_fails_at_the_end_is_named(tmp_path: Path) -> None:
+    """What is wrong shows only when the file is closed; nobody waits for the encoder for ever."""
+    with create(tmp_path / "d") as writer:
+        record_episode(writer, 0)
+        writer.add_frame(frame(1, 0))
+        (spool,) = (tmp_path / "d/.recording").glob("partial-*")
+        shutil.rmtree(spool)
+        with pytest.raises(DatasetError, match=r"could not be encoded(.|\n)*observation.images"):
+            writer.save_episode()
+        writer.discard_episode()
+    assert LeRobotDataset(tmp_path / "d").num_frames == 8

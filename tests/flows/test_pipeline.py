@@ -87,7 +87,7 @@ def steps(output: str) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 def test_killed_at_three_places_the_pipeline_ends_with_what_it_had_and_then_does_nothing(workspace: Path) -> None:
-    run(workspace, kill_when=Path("outputs/datasets/demo/state/.*.partial-*/.episodes/000002"))
+    run(workspace, kill_when=Path("outputs/datasets/demo/state/.*.partial-*/meta/episodes/*/file-002.parquet"))
     assert not list(workspace.glob("outputs/datasets/demo/state/[0-9a-f]*"))
     run(workspace, kill_when=Path("outputs/train/*/*/checkpoints/000100/training_state"))
     assert not list(workspace.glob("outputs/train/*/*/pretrained_model"))
