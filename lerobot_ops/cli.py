@@ -51,11 +51,11 @@ def _collect(arguments: Arguments) -> None:
 
 
 def _validate(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.checking import STDOUT, CheckConfig, check
+    from lerobot_ops.datasets.checking import CheckConfig, check
 
     config = _parse(CheckConfig, arguments, "validate", "root")
     report = check(config)
-    print(report.model_dump_json(indent=2) if config.json_path == STDOUT else report.markdown())
+    print(report.model_dump_json(indent=2) if config.as_json else report.markdown())
     report.raise_if()
 
 

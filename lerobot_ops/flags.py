@@ -98,7 +98,7 @@ def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def _nested(name: str, text: str) -> dict[str, Any]:
     value: Any
     try:
-        value = read_section(text[1:]) if text.startswith("@") else text if text in ("", "-") else yaml.safe_load(text)
+        value = read_section(text[1:]) if text.startswith("@") else yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text
     for key in reversed(name.split(".")):

@@ -160,7 +160,7 @@ class TestReport:
         main(["validate", str(broken)])
         assert "| warning | `leftover-files` |" in capsys.readouterr().out
         with pytest.raises(SystemExit, match="1"):
-            main(["validate", str(broken), "--fail-on=warning", "--json_path=-"])
+            main(["validate", str(broken), "--fail-on=warning", "--json"])
         assert json.loads(capsys.readouterr().out)["findings"][0]["check"] == "leftover-files"
 
     def test_of_no_directory(self, tmp_path):
