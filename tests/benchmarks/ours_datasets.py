@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+# pyarrow imports these two at its first use; what imports take is left out on both sides
+import numpy.ma
+import pyarrow.compute  # noqa: F401
 import scenes
 
 from lerobot_ops.datasets.reader import LeRobotDataset
@@ -89,6 +93,8 @@ def loader(name: str, batches: int, **options) -> dict:
 
 def batches(name: str, count: int, **options) -> dict:
     """As `loader`, with the threads that our training decodes in."""
+    import torch.utils.data  # noqa: F401
+
     from lerobot_ops.datasets.loader import batches_of
 
     source = dataset(name, True, **options)
