@@ -13,7 +13,7 @@ from tasks.tables import show
 def validate(config: CheckConfig) -> Validated:
     """Check a dataset's format and quality; fails when a finding is as severe as `fail_on`."""
     dataset = dataset_at(config.root)
-    rules = ValidateConfig(**config.model_dump(exclude={"root", "json_path", "markdown_path"}))
+    rules = ValidateConfig(**config.model_dump(include=set(ValidateConfig.model_fields)))
     report = run_step(validate_dataset, label=f"validate {dataset.name}", dataset=dataset, config=rules)
     show(f"validation-{slug(dataset.name)}", report.markdown())
     report.raise_if()
