@@ -20,6 +20,7 @@ from lerobot_ops.errors import CheckpointError, did_you_mean
 from lerobot_ops.processors.features import ACTION
 from lerobot_ops.processors.normalize import Normalize, Unnormalize
 from lerobot_ops.processors.steps import Batch, RenameObservations, ToBatch, ToDevice
+from lerobot_ops.processors.tokenizer import NewLine, Tokenize
 
 PREPROCESSOR = "policy_preprocessor"
 POSTPROCESSOR = "policy_postprocessor"
@@ -42,7 +43,8 @@ class Step(Protocol):
 
 
 STEPS: dict[str, Any] = {
-    step.registry_name: step for step in (RenameObservations, ToBatch, ToDevice, Normalize, Unnormalize)
+    step.registry_name: step
+    for step in (RenameObservations, ToBatch, NewLine, Tokenize, ToDevice, Normalize, Unnormalize)
 }
 """The steps that a processor file may name."""
 

@@ -20,7 +20,7 @@ _FLOAT_DTYPES = {
 }
 
 
-class _Stateless:
+class Stateless:
     """What steps that keep no tensors have in common."""
 
     def config(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class _Stateless:
             raise ValueError(f"a step without a state came with one: {', '.join(sorted(state))}")
 
 
-class RenameObservations(_Stateless):
+class RenameObservations(Stateless):
     """Give observations the names that the policy was trained with; their padding masks follow."""
 
     registry_name = "rename_observations_processor"
@@ -56,7 +56,7 @@ class RenameObservations(_Stateless):
         return {names.get(name, name): value for name, value in batch.items()}
 
 
-class ToBatch(_Stateless):
+class ToBatch(Stateless):
     """Add a leading batch axis of 1 to what has none: vectors, images, indices and the task."""
 
     registry_name = "to_batch_processor"
@@ -80,7 +80,7 @@ class ToBatch(_Stateless):
         return value.unsqueeze(0) if vector or image or index else value
 
 
-class ToDevice(_Stateless):
+class ToDevice(Stateless):
     """Move every tensor to a device, and floating-point ones to a dtype if one is given."""
 
     registry_name = "device_processor"
