@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from lerobot_ops.errors import SandboxError
+from lerobot_ops.evaluation import stopping
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -98,8 +99,9 @@ def run(
     crew = _Crew(deque(jobs), spawn, play, deliver, retire or _close)
     crew.start(min(workers, len(jobs)))
     try:
-        while crew.working:
-            crew.desk.serve()
+        with stopping.told_by(lambda: crew.desk.post(stopping.check)):
+            while crew.working:
+                crew.desk.serve()
     finally:
         crew.dismiss()
 
