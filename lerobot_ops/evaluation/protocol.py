@@ -13,6 +13,8 @@ import numpy as np
 VERSION = 1
 MAX_BYTES = 512 * 1024 * 1024
 HEADER = 4
+MAX_ITEMS = 1 << 16
+"""Of all lists and maps of a message together: a byte on the stream can become 64 bytes of Python's."""
 _ARRAY = 1
 
 
@@ -59,8 +61,24 @@ def body_length(header: bytes | bytearray) -> int:
 
 def decode(body: bytes | bytearray) -> dict[str, Any]:
     """The message in `body`; its arrays are views of it, so they cannot be written to when it is `bytes`."""
+    items = 0
+
+    def count(collection: Any) -> Any:
+        nonlocal items
+        items += 1 + len(collection)
+        if items > MAX_ITEMS:
+            raise ProtocolError(f"a message has more than {MAX_ITEMS} items")
+        return collection
+
     try:
-        message = msgpack.unpackb(body, ext_hook=_unpack_array, strict_map_key=True)
+        message = msgpack.unpackb(
+            body,
+            ext_hook=_unpack_array,
+            list_hook=count,
+            object_hook=count,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+        )
     except ProtocolError:
         raise
     except Exception as error:

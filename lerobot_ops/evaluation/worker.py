@@ -2,8 +2,8 @@
 
 `python -m lerobot_ops.evaluation.worker` runs in a sandbox: it needs only the standard library, numpy, msgpack and the
 benchmark. Requests are maps with an "op" (see `Session`); an answer is the op's map, or {"error": {type, message,
-traceback}}. It renders only what a request asks for. Whatever libraries print goes to stderr, and a question that they
-ask on stdin meets its end. The worker ends with the stream, even in the middle of a step.
+traceback}}, with the request's "id". It renders only what a request asks for. Whatever libraries print goes to stderr,
+and a question that they ask on stdin meets its end. The worker ends with the stream, even in the middle of a step.
 """
 
 import importlib.metadata
@@ -186,12 +186,13 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     session = Session()
     try:
         while (request := protocol.receive(requests)) is not None:
-            reply = answer(session, request)
+            number = request.pop("id", None)
+            reply = {**answer(session, request), "id": number}
             try:
                 protocol.send(replies, reply)
             except protocol.ProtocolError as error:
                 too_much = {"type": "ProtocolError", "message": str(error), "traceback": ""}
-                protocol.send(replies, {"error": too_much})
+                protocol.send(replies, {"error": too_much, "id": number})
             if request.get("op") == "close":
                 break
     finally:

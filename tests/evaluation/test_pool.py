@@ -21,7 +21,7 @@ from lerobot_ops.envs import Benchmark, Step
 
 class Env:
     fps, action_dim, max_steps = 10, 1, 5
-    features = {}
+    features = {"observation.state": {"dtype": "int64", "shape": [1], "names": None}}
 
     def __init__(self, marks):
         self.marks = Path(marks)

@@ -1,11 +1,9 @@
 """Workers in hardened containers: no network, no mounts, no capabilities, nothing of our environment, and an end."""
 
 import contextlib
-import signal
 import socket
 import struct
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -14,8 +12,8 @@ from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.images import build_image
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
-from lerobot_ops.evaluation.sandbox.process import tail
-from lerobot_ops.evaluation.sandbox.worker import Worker
+from lerobot_ops.evaluation.sandbox.process import STDERR_BYTES, exit_reason, tail
+from lerobot_ops.evaluation.sandbox.worker import Worker, left
 
 if TYPE_CHECKING:
     import docker
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 DEADLINE_LABEL = f"{LABEL}.deadline"
 _STDOUT, _STDERR = 1, 2
-_STDERR_CHUNKS = 64
 
 
 class DockerSandbox:
@@ -105,7 +102,7 @@ class _ContainerChannel:
         self._client = connect()
         self._container: Container | None = None
         self._socket: socket.socket | None = None
-        self._stderr: deque[bytes] = deque(maxlen=_STDERR_CHUNKS)
+        self._said = b""
         self._stream, self._left = _STDOUT, 0
         try:
             self._container = self._client.containers.create(image, stdin_open=True, **options)
@@ -120,7 +117,7 @@ class _ContainerChannel:
 
     def send(self, data: bytes, deadline: float) -> None:
         assert self._socket is not None
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(left(deadline))
         self._socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
@@ -138,7 +135,7 @@ class _ContainerChannel:
             self._left -= len(data)
             if self._stream == _STDOUT or not data:
                 return data
-            self._stderr.append(data)
+            self._said = (self._said + data)[-STDERR_BYTES:]
 
     def complaints(self) -> str:
         # What it printed may still be on its way.
@@ -146,7 +143,7 @@ class _ContainerChannel:
             deadline = time.monotonic() + 0.2
             while self.receive(deadline):
                 pass
-        return tail(b"".join(self._stderr))
+        return tail(self._said)
 
     def ending(self) -> str:
         import docker
@@ -162,8 +159,7 @@ class _ContainerChannel:
         state = self._container.attrs["State"]
         if state["OOMKilled"]:
             return "it ran out of memory (raise sandbox.memory_gb)"
-        code = state["ExitCode"]
-        return f"killed by {signal.Signals(code - 128).name}" if code > 128 else f"it exited with code {code}"
+        return exit_reason(state["ExitCode"])
 
     def kill(self) -> None:
         import docker
@@ -184,7 +180,7 @@ class _ContainerChannel:
 
     def _read(self, count: int, deadline: float) -> bytes:
         assert self._socket is not None
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(left(deadline))
         return self._socket.recv(count)
 
 

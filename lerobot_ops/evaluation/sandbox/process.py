@@ -1,24 +1,24 @@
 """Workers as plain processes of some interpreter, with an environment of their own."""
 
-import collections
 import contextlib
 import importlib.metadata
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import lerobot_ops
 from lerobot_ops import envs
 from lerobot_ops.errors import PrerequisiteError
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.recipe import cache_folder
-from lerobot_ops.evaluation.sandbox.worker import Worker
+from lerobot_ops.evaluation.sandbox.replies import legible
+from lerobot_ops.evaluation.sandbox.worker import Worker, left
 
 COMMAND = ("-s", "-P", "-m", "lerobot_ops.evaluation.worker")
 # One core for one worker: two workers use two cores instead of fighting for both.
@@ -26,7 +26,8 @@ ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS
 # What a worker inherits. Everything else, and with it every token, stays here.
 _INHERITED = {"PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID"}
 _INHERITED_PREFIXES = ("EGL_", "__EGL_", "LIBGL_", "GALLIUM_", "MESA_", "NVIDIA_")
-_STDERR_BYTES = 16 * 1024
+STDERR_BYTES = 16 * 1024
+"""What is kept of what a worker prints."""
 
 
 class ProcessSandbox:
@@ -81,58 +82,82 @@ class _ProcessChannel:
                 start_new_session=True,
             )
         assert self._process.stderr is not None
-        self._stderr: collections.deque[bytes] = collections.deque()
-        self._drain = threading.Thread(target=self._keep_tail, args=(self._process.stderr,), daemon=True)
-        self._drain.start()
+        self._stderr = self._process.stderr
+        os.set_blocking(self._stderr.fileno(), False)
+        self._said = b""
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._stderr, select.POLLIN)
 
     def send(self, data: bytes, deadline: float) -> None:
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(left(deadline))
         self._socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-        return self._socket.recv(1 << 20)
+        while True:
+            ready = {number for number, _ in self._poll.poll(left(deadline) * 1000)}
+            if self._stderr.fileno() in ready:
+                self._listen()
+            if self._socket.fileno() in ready:
+                return self._socket.recv(1 << 20)
 
     def complaints(self) -> str:
-        self._drain.join(timeout=0.2)
-        return tail(b"".join(list(self._stderr)))
+        # What it printed may still be on its way.
+        with contextlib.suppress(OSError):
+            deadline = time.monotonic() + 0.2
+            while self.receive(deadline):
+                pass
+            while self._listen():
+                left(deadline)
+        return tail(self._said)
 
     def ending(self) -> str:
         try:
-            code = self._process.wait(timeout=1)
+            return exit_reason(self._process.wait(timeout=1))
         except subprocess.TimeoutExpired:
             return "it closed its stream"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"it exited with code {code}"
 
     def kill(self) -> None:
         # Its helpers are in its session: end them too.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
         # Wakes a thread that waits in `receive`.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._drain.join(timeout=1)
 
     def release(self) -> None:
         self._socket.close()
+        self._stderr.close()
 
-    def _keep_tail(self, stderr: BinaryIO) -> None:
-        size = 0
-        while data := os.read(stderr.fileno(), 4096):
-            self._stderr.append(data)
-            size += len(data)
-            while size > _STDERR_BYTES:
-                size -= len(self._stderr.popleft())
-        stderr.close()
+    def _listen(self) -> bool:
+        """Keep the tail of what it prints, so that printing never blocks it; whether there may be more."""
+        try:
+            data = os.read(self._stderr.fileno(), 1 << 16)
+        except BlockingIOError:
+            return False
+        self._said = (self._said + data)[-STDERR_BYTES:]
+        if not data:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(self._stderr)
+        return bool(data)
+
+
+def exit_reason(code: int) -> str:
+    """What an exit code says: negative for the signal that ended a process, over 128 for one inside a container."""
+    number = -code if code < 0 else code - 128
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}" if code < 0 else f"it exited with code {code}"
 
 
 def tail(stderr: bytes, lines: int = 20) -> str:
     """The last lines of what a process printed, for a message."""
-    return "\n".join(stderr.decode(errors="replace").rstrip().splitlines()[-lines:])
+    said = stderr.decode(errors="replace").rstrip().splitlines()[-lines:]
+    return "\n".join(legible(line, most=500) for line in said)
 
 
 def _installed(benchmark: str) -> dict[str, str]:

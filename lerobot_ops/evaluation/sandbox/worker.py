@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from lerobot_ops import errors
 from lerobot_ops.errors import OpsError, SandboxError
 from lerobot_ops.evaluation import protocol
+from lerobot_ops.evaluation.sandbox.replies import checked, most_bytes
 
 
 class WorkerDied(SandboxError):  # noqa: N818
@@ -15,6 +16,10 @@ class WorkerDied(SandboxError):  # noqa: N818
 
 class WorkerTimeout(SandboxError):  # noqa: N818
     """A worker did not answer before its deadline, and was killed."""
+
+
+class WorkerBroke(SandboxError):  # noqa: N818
+    """A worker answered what no worker answers, so nothing that it says can be trusted, and was stopped."""
 
 
 class WorkerFailed(SandboxError):  # noqa: N818
@@ -56,9 +61,11 @@ class Worker:
         self._channel = channel
         self._step_timeout_s = step_timeout_s
         self._received = bytearray()
-        self._ended = False
+        self._asked = 0
+        self._ended = self._released = False
+        self.info: dict[str, Any] = {}
         try:
-            self.info: dict[str, Any] = self.request({"op": "hello", **hello}, timeout=start_timeout_s)
+            self.info = self.request({"op": "hello", **hello}, timeout=start_timeout_s)
         except BaseException:
             self._end()
             raise
@@ -67,25 +74,22 @@ class Worker:
         """Send a request and return its answer; see `evaluation.worker.Session` for what can be asked.
 
         Raises WorkerFailed when the worker answers with an exception (a ConfigError or PrerequisiteError of its own
-        is raised as such), and WorkerTimeout or WorkerDied, after which the worker is gone, when it does not answer.
+        is raised as such), and WorkerTimeout, WorkerDied or WorkerBroke, after which the worker is gone, when it does
+        not answer, or with something else.
         """
         limit = self._step_timeout_s if timeout is None else timeout
-        op, data = message.get("op"), protocol.encode(message)
-        deadline = time.monotonic() + limit
+        op, deadline = message.get("op"), time.monotonic() + limit
+        if self._released:
+            raise WorkerDied(f"a worker that has ended was asked {op!r}")
+        self._asked += 1
+        data = protocol.encode({**message, "id": self._asked})
         try:
             self._channel.send(data, deadline)
-            header = self._take(protocol.HEADER, deadline)
-            reply = protocol.decode(self._take(protocol.body_length(header), deadline))
-        except TimeoutError:
-            said = self._last_words()
-            self._end()
-            problem = f"a worker did not answer {op!r} within {limit:g} s, and was stopped"
-            raise WorkerTimeout(problem, found=said) from None
+            reply = self._answer(message, deadline)
         except (OSError, EOFError, protocol.ProtocolError) as error:
-            ending = str(error) if isinstance(error, protocol.ProtocolError) else self._channel.ending()
-            said = self._last_words()
+            failure = self._what_happened(error, f"{op!r}", limit)
             self._end()
-            raise WorkerDied(f"a worker ended during {op!r}: {ending}", found=said) from error
+            raise failure from error
         if "error" in reply:
             raise _failure(reply["error"])
         return reply
@@ -93,9 +97,9 @@ class Worker:
     def close(self) -> None:
         """Ask the worker to end, and make sure that it did."""
         if not self._ended:
-            with contextlib.suppress(SandboxError):
+            with contextlib.suppress(OpsError):
                 self.request({"op": "close"}, timeout=5)
-            self._end()
+        self._end()
 
     def kill(self) -> None:
         """End the worker at once; a request that waits in another thread raises WorkerDied."""
@@ -110,7 +114,18 @@ class Worker:
 
     def _end(self) -> None:
         self.kill()
-        self._channel.release()
+        if not self._released:
+            self._released = True
+            self._channel.release()
+
+    def _answer(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
+        length, most = protocol.body_length(self._take(protocol.HEADER, deadline)), most_bytes(request, self.info)
+        if length > most:
+            raise protocol.ProtocolError(f"it has {length} bytes, where at most {most} were asked for")
+        reply = protocol.decode(self._take(length, deadline))
+        if (number := reply.pop("id", None)) != self._asked:
+            raise protocol.ProtocolError(f"it answers request {number!r:.20}, and this is request {self._asked}")
+        return checked(request, reply, self.info)
 
     def _take(self, count: int, deadline: float) -> bytearray:
         while len(self._received) < count:
@@ -121,9 +136,23 @@ class Worker:
         taken, self._received = self._received[:count], self._received[count:]
         return taken
 
-    def _last_words(self) -> str | None:
+    def _what_happened(self, error: Exception, op: str, limit: float) -> SandboxError:
+        ending = "" if isinstance(error, TimeoutError | protocol.ProtocolError) else self._channel.ending()
         complaints = self._channel.complaints()
-        return f"on stderr:\n{complaints}" if complaints else None
+        said = f"on stderr:\n{complaints}" if complaints else None
+        if isinstance(error, TimeoutError):
+            return WorkerTimeout(f"a worker did not answer {op} within {limit:g} s, and was stopped", found=said)
+        if isinstance(error, protocol.ProtocolError):
+            return WorkerBroke(f"a worker gave no valid answer to {op}, and was stopped: {error}", found=said)
+        return WorkerDied(f"a worker ended during {op}: {ending}", found=said)
+
+
+def left(deadline: float) -> float:
+    """Seconds until `deadline` (time.monotonic); raises TimeoutError when it is over, whatever there is to read."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
 def _failure(error: dict[str, str]) -> OpsError:
@@ -131,4 +160,4 @@ def _failure(error: dict[str, str]) -> OpsError:
     if kind in {"ConfigError", "PrerequisiteError"}:
         own: OpsError = getattr(errors, kind)(text)
         return own
-    return WorkerFailed(f"{kind} in a worker: {text}", kind=kind, trace=error.get("traceback", ""))
+    return WorkerFailed(f"{kind} in a worker: {text}", kind=kind, trace=error["traceback"])
