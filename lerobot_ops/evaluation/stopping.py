@@ -16,7 +16,7 @@ _listeners: list[Callable[[], object]] = []
 _stopping = threading.Event()
 
 
-class Stopped(OpsError):
+class StoppedError(OpsError):
     """An evaluation was stopped before its end; what it had finished is kept."""
 
     def __init__(self) -> None:
@@ -41,14 +41,14 @@ def stop_all() -> None:
 
 
 def check() -> None:
-    """Raise Stopped after `stop_all`."""
+    """Raise StoppedError after `stop_all`."""
     if _stopping.is_set():
-        raise Stopped
+        raise StoppedError
 
 
 @contextlib.contextmanager
 def told_by(tell: Callable[[], object]) -> Iterator[None]:
-    """Have `tell` called, from another thread, when everything is stopped; raises Stopped when it already is."""
+    """Have `tell` called, from another thread, when everything is stopped; raises StoppedError when it already is."""
     with _lock:
         check()
         _listeners.append(tell)

@@ -32,14 +32,15 @@ def test_what_runs_in_threads_ends_when_everything_is_stopped() -> None:
     workers, began, ended = [], threading.Barrier(3), []
 
     def spawn() -> Patient:
-        workers.append(Patient())
+        worker = Patient()
+        workers.append(worker)
         began.wait(timeout=10)
-        return workers[-1]
+        return worker
 
     def evaluation() -> None:
         try:
             pool.run([1, 2, 3], spawn=spawn, play=play, deliver=lambda *_: None, workers=1)
-        except stopping.Stopped as error:
+        except stopping.StoppedError as error:
             ended.append(error)
 
     threads = [threading.Thread(target=evaluation) for _ in range(2)]
@@ -52,7 +53,7 @@ def test_what_runs_in_threads_ends_when_everything_is_stopped() -> None:
             thread.join(timeout=10)
         assert len(ended) == 2
         assert all(worker.killed.is_set() for worker in workers)
-        with pytest.raises(stopping.Stopped):
+        with pytest.raises(stopping.StoppedError):
             pool.run([1], spawn=Patient, play=play, deliver=lambda *_: None, workers=1)
 
 
