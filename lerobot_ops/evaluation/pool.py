@@ -179,6 +179,8 @@ class _Crew(Generic[W, Job, Result]):
         return None, failure
 
     def _join(self) -> W:
+        if self._dismissed:  # a second attempt would start a simulator only to kill it
+            raise SandboxError("the run was stopped")
         worker = self.spawn()
         with self._lock:
             self._alive.add(worker)
