@@ -131,6 +131,12 @@ def _images(arguments: Arguments) -> None:
             image = build_image(name, on_line=lambda line: print(line, file=sys.stderr))
             print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}")
         return
+    if action == "prune":
+        from lerobot_ops.evaluation.sandbox.docker import sweep
+        from lerobot_ops.evaluation.sandbox.engine import connect
+
+        for container in sweep(connect()):
+            print(f"container {container}  removed")
     for image in list_images() if action == "list" else prune_images():
         removed = "removed" if action == "prune" else "current" if image.current else "older"
         print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}  {removed}")

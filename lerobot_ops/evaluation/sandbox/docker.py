@@ -10,6 +10,7 @@ import requests
 
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.images import build_image
+from lerobot_ops.evaluation.sandbox import owner
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.process import STDERR_BYTES, exit_reason, tail
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 DEADLINE_LABEL = f"{LABEL}.deadline"
+OWNER_LABEL = f"{LABEL}.owner"
 _STDOUT, _STDERR = 1, 2
 
 
@@ -30,10 +32,10 @@ class DockerSandbox:
 
     def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
-        client = connect()
-        sweep(client)
-        self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
-        """The image's digest."""
+        with contextlib.closing(connect()) as client:
+            sweep(client)
+            # The image's digest.
+            self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""
@@ -70,21 +72,28 @@ def container_options(benchmark: str, config: SandboxConfig) -> dict[str, Any]:
         "init": True,
         "environment": gl,
         "log_config": {"type": "none"},
-        "labels": {**config.labels, LABEL: benchmark, DEADLINE_LABEL: str(int(time.time()) + lifetime)},
+        "labels": {
+            **config.labels,
+            LABEL: benchmark,
+            DEADLINE_LABEL: str(int(time.time()) + lifetime),
+            OWNER_LABEL: owner.present(),
+        },
     }
 
 
 def sweep(client: "docker.DockerClient") -> list[str]:
-    """Remove workers' containers that have ended or outlived their deadline; returns their short ids.
+    """Remove workers' containers that have ended, or outlived their deadline or their host; returns their short ids.
 
-    What ends with its host needs no sweeping: this is for hosts that were killed, and for engines that were restarted.
+    A worker ends with its host, and its host removes its container: this is for hosts that were killed, for guests that
+    go on nevertheless, and for engines that were restarted.
     """
     import docker
 
     removed = []
     for container in client.containers.list(all=True, filters={"label": DEADLINE_LABEL}, ignore_removed=True):
-        expired = int(container.labels[DEADLINE_LABEL]) < time.time()
-        if expired or container.status in {"exited", "dead"}:
+        labels = container.labels
+        over = int(labels[DEADLINE_LABEL]) < time.time() or owner.is_gone(labels.get(OWNER_LABEL, ""))
+        if over or container.status in {"exited", "dead"}:
             # Its own host may be removing it too.
             with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):
                 container.remove(force=True, v=True)
