@@ -8,13 +8,16 @@ nothing changed does no work. Paths, run ids and clocks are no part of it.
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from prefect import Task, runtime
 from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.states import State
+from prefect.task_runners import TaskRunner
 from pydantic import BaseModel
 
 from lerobot_ops.config import Config, content_key
@@ -101,6 +104,17 @@ class Links(Config):
     tags: dict[str, str] = {}
 
 
+class Share(Config):
+    """What a step may use of its machine; no part of its key, since no result depends on it."""
+
+    simulators: int = 0
+    """That run at once; 0 for what the step's own configuration says."""
+
+
+UNKEYED = (Links, Share)
+"""Parameters that are no part of a step's key."""
+
+
 def provenance() -> dict[str, str]:
     """Tags that lead from a run in MLflow back to the flow run and the code."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
@@ -110,7 +124,7 @@ def provenance() -> dict[str, str]:
 
 def step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """The cache key of a task call; Prefect calls it before it runs the task."""
-    inputs = {name: _identity(value) for name, value in parameters.items() if not isinstance(value, Links)}
+    inputs = {name: _identity(value) for name, value in parameters.items() if not isinstance(value, UNKEYED)}
     return content_key(context.task.name, context.task.version, inputs)
 
 
@@ -133,9 +147,29 @@ def place(room: str, name: str, key: str) -> Path:
 
 def run_step(task: Task[..., R], *, label: str | None = None, **inputs: Any) -> R:
     """Run a step, or say that it is up to date; a result whose files are gone or changed is made again."""
-    logger = get_run_logger()
     label = label or task.name
     state = task.with_options(task_run_name=label)(**inputs, return_state=True)
+    return _settled(task, state, label, inputs)
+
+
+def submit_step(
+    runner: "TaskRunner[PrefectFuture[Any]]", task: Task[..., R], *, label: str | None = None, **inputs: Any
+) -> Callable[[], R]:
+    """Run a step beside others; what comes back waits for it and gives its result, or raises what it raised."""
+    label = label or task.name
+    future = runner.submit(task.with_options(task_run_name=label), inputs)
+
+    def settle() -> R:
+        future.wait()
+        if not future.state.is_final():
+            future.result()  # the runner lost it, and says why
+        return _settled(task, future.state, label, inputs)
+
+    return settle
+
+
+def _settled(task: Task[..., R], state: State[Any], label: str, inputs: dict[str, Any]) -> R:
+    logger = get_run_logger()
     result: R = state.result()
     cached = state.name == "Cached"
     if cached and not result.intact:

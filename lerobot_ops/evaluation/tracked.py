@@ -12,6 +12,8 @@ from lerobot_ops.tracking import Run, TrackingConfig, open_run
 
 RUN_FILE = "run.json"
 """Beside the results: the MLflow run that they were logged to."""
+ARTIFACTS = "evaluation"
+"""Artifact folder of a run that holds its evaluation."""
 
 
 class TrackedEvalConfig(EvalConfig):
@@ -31,16 +33,33 @@ def evaluate_tracked(
 ) -> EvalResult:
     """Evaluate, and log the configuration, the success rates, the records and the clips."""
     result = evaluate(config, on_record=on_record)
-    benchmark = f"{config.env.type}-{config.env.task.replace(',', '+')}"
+    track(result, config, tracking, parent_id=parent_id, tags=tags)
+    return result
+
+
+def track(
+    result: EvalResult,
+    config: EvalConfig,
+    tracking: TrackingConfig,
+    *,
+    parent_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Log a finished evaluation of `config` in a run of its own."""
+    benchmark = benchmark_name(config)
     identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox, "image.digest": result.identity}
     params = config.model_dump(mode="json", exclude={"tracking"})
     with open_run(
         tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**identity, **(tags or {})}, params=params
     ) as run:
         log_scores(run, benchmark, json.loads((result.output_dir / "metrics.json").read_text()))
-        run.log_artifacts(result.output_dir, "evaluation")
+        run.log_artifacts(result.output_dir, ARTIFACTS)
     write_json(run_file(result.output_dir), {"run_id": run.id})
-    return result
+
+
+def benchmark_name(config: EvalConfig) -> str:
+    """What an evaluation's results are called: the benchmark and its tasks."""
+    return f"{config.env.type}-{config.env.task.replace(',', '+')}"
 
 
 def log_scores(run: Run, benchmark: str, metrics: dict[str, Any]) -> None:

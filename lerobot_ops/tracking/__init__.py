@@ -4,7 +4,15 @@ Importing this package costs nothing: MLflow itself is imported when a run is op
 """
 
 from lerobot_ops.tracking.config import TrackingConfig, server_command, tracking_uri
-from lerobot_ops.tracking.registry import Champion, Promotion, Registered, champion, promote, register_checkpoint
+from lerobot_ops.tracking.registry import (
+    Champion,
+    Promotion,
+    Registered,
+    champion,
+    champion_version,
+    promote,
+    register_checkpoint,
+)
 from lerobot_ops.tracking.run import MlflowRun, Run, open_run
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "Run",
     "TrackingConfig",
     "champion",
+    "champion_version",
     "open_run",
     "promote",
     "register_checkpoint",

@@ -116,6 +116,16 @@ def promote(
     return _crown(client, version, str(present.version), f"pc_success {pc_success:g} is at least {bar:g}")
 
 
+def champion_version(config: TrackingConfig, name: str) -> Registered | None:
+    """The champion of `name`, without its files; None when there is none, or tracking is off."""
+    from lerobot_ops.tracking.store import open_client
+
+    present = _champion(open_client(config), name) if config.enable else None
+    if present is None:
+        return None
+    return Registered(name, str(present.version), present.tags.get("digest", ""), present.run_id or "")
+
+
 def champion(config: TrackingConfig, name: str, folder: Path = Path("outputs/champions")) -> Champion:
     """Download the champion of `name` to `folder/name/v<version>`, once, and check its digest.
 
