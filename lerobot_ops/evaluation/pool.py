@@ -93,8 +93,8 @@ def run(
 
     `play(worker, job, attempt, desk)` runs in a worker's thread; `deliver(job, result)` runs here, in the order in
     which jobs finish. `retire(worker)` takes a worker that has no more to do; by default it is closed. An error of a
-    worker (SandboxError) leads to a second attempt and then to a Failure. Any other error, an error of `spawn`, and
-    what `deliver` or a function given to the desk raises end the run: all workers are killed and it is raised here.
+    worker (SandboxError) leads to a second attempt and then to a Failure. Any other error, a second error of `spawn`,
+    and what `deliver` or a function given to the desk raises end the run: all workers are killed and it is raised here.
     """
     crew = _Crew(deque(jobs), spawn, play, deliver, retire or _close)
     crew.start(min(workers, len(jobs)))
@@ -179,9 +179,10 @@ class _Crew(Generic[W, Job, Result]):
         return None, failure
 
     def _join(self) -> W:
-        if self._dismissed:  # a second attempt would start a simulator only to kill it
-            raise SandboxError("the run was stopped")
-        worker = self.spawn()
+        try:
+            worker = self._start()
+        except SandboxError:  # what kills simulators also kills those that start; one that cannot start fails again
+            worker = self._start()
         with self._lock:
             self._alive.add(worker)
             dismissed = self._dismissed
@@ -189,6 +190,11 @@ class _Crew(Generic[W, Job, Result]):
             self._part(worker, _close)
             raise SandboxError("the run was stopped")
         return worker
+
+    def _start(self) -> W:
+        if self._dismissed:  # a second attempt would start a simulator only to kill it
+            raise SandboxError("the run was stopped")
+        return self.spawn()
 
     def _part(self, worker: W, end: Callable[[W], None]) -> None:
         with self._lock:
