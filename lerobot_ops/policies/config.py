@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lerobot_ops.config import Config
+from lerobot_ops.policies.schedules import Schedule
 from lerobot_ops.processors.features import FeatureType, NormalizationMode, PolicyFeature
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class PolicyConfig(Config):
         """The training preset."""
         raise NotImplementedError
 
+    def scheduler(self) -> Schedule | None:
+        """How the learning rate changes over a training; none leaves it."""
+        return None
+
     @property
     def normalization(self) -> dict[FeatureType, NormalizationMode]:
         """How each type of feature is scaled; what is not named stays as it is."""
@@ -82,7 +87,7 @@ class PolicyConfig(Config):
         raise NotImplementedError
 
     @property
-    def drop_n_last_frames(self) -> int:
+    def n_last_frames_dropped(self) -> int:
         """The last frames of an episode that training does not start from."""
         return 0
 
@@ -94,6 +99,11 @@ class PolicyConfig(Config):
     @property
     def keeps_memory(self) -> bool:
         """Whether an action depends on earlier queries of the episode, and not on the observation alone."""
+        return False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a query draws random numbers: `predict_chunk` then takes `draws`."""
         return False
 
     def reads(self, name: str, feature: PolicyFeature) -> bool:

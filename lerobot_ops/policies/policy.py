@@ -28,14 +28,22 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.queue: deque[Tensor] = deque()
+        self.window: deque[Batch] = deque(maxlen=config.n_obs_steps)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch with `action` (B, T, A) and `action_is_pad` (B, T), and what it is made of; scalars."""
         raise NotImplementedError
 
     def predict_chunk(self, batch: Batch) -> Tensor:
-        """The actions (B, T, A) that the policy would take from the present observations on."""
+        """The actions (B, T, A) that the policy would take from the present observations on.
+
+        Observations are (B, n_obs_steps, ...) for a policy that sees several of them. One whose `config.is_random`
+        takes `draws` too, where its random numbers come from.
+        """
         raise NotImplementedError
+
+    def resume(self, step: int) -> None:
+        """Called before a training goes on that has made so many steps, its weights being those of then."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters to optimise, in groups with options of their own."""
@@ -44,20 +52,34 @@ class Policy(nn.Module):
     def reset(self) -> None:
         """Forget the episode so far."""
         self.queue.clear()
+        self.window.clear()
 
     def for_episode(self) -> Self:
         """A policy that shares the weights and has a memory of its own."""
         policy = copy.copy(self)
-        policy.queue = deque()
+        policy.queue, policy.window = deque(), deque(maxlen=self.config.n_obs_steps)
         policy.reset()
         return policy
 
     @torch.no_grad()
     def select_action(self, batch: Batch) -> Tensor:
-        """The next action (B, A); a chunk is predicted when the actions of the last one are used up."""
+        """The next action (B, A); a chunk is predicted when the actions of the last one are used up.
+
+        Called with every observation (B, ...) in turn, since a policy may see several of them.
+        """
+        batch = self._with_earlier(batch)
         if not self.queue:
             self.queue.extend(self.predict_chunk(batch)[:, : self.config.n_actions].unbind(dim=1))
         return self.queue.popleft()
+
+    def _with_earlier(self, batch: Batch) -> Batch:
+        """The last n_obs_steps observations as (B, n_obs_steps, ...); before the first there was the first."""
+        if self.config.n_obs_steps == 1:
+            return batch
+        names = list(self.config.input_features)
+        self.window.append({name: batch[name] for name in names})
+        seen = [self.window[0]] * (self.config.n_obs_steps - len(self.window)) + list(self.window)
+        return {**batch, **{name: torch.stack([step[name] for step in seen], dim=1) for name in names}}
 
 
 def make_processors(

@@ -1,9 +1,10 @@
 """ResNet (He et al. 2015, arXiv:1512.03385) as a feature extractor, with the parameter names of torchvision.
 
-Batch normalisation is frozen: its statistics and affine parameters are constants, since batches of robot data are small
-and correlated.
+Which normalisation follows a convolution is the policy's choice: `FrozenBatchNorm2d`, whose statistics and affine
+parameters are constants, since batches of robot data are small and correlated; torch's `BatchNorm2d`; or `group_norm`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,15 @@ HUB_WEIGHTS = {
     "ResNet50_Weights.IMAGENET1K_V2": "timm/resnet50.tv2_in1k",
 }
 """torchvision's names of its ImageNet weights, and the Hub repositories that hold the same tensors as safetensors."""
+
+
+Norm = Callable[[int], nn.Module]
+"""Makes the normalisation of so many channels."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """A normalisation of single frames, in groups of 16 channels."""
+    return nn.GroupNorm(channels // 16, channels)
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -46,12 +56,14 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None, norm: Norm
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(inputs, width, 3, stride)
-        self.bn1 = FrozenBatchNorm2d(width)
+        self.bn1 = norm(width)
         self.conv2 = _conv(width, width, 3)
-        self.bn2 = FrozenBatchNorm2d(width)
+        self.bn2 = norm(width)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,14 +77,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, dilation: int, downsample: nn.Module | None, norm: Norm
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(inputs, width, 1)
-        self.bn1 = FrozenBatchNorm2d(width)
+        self.bn1 = norm(width)
         self.conv2 = _conv(width, width, 3, stride, dilation)
-        self.bn2 = FrozenBatchNorm2d(width)
+        self.bn2 = norm(width)
         self.conv3 = _conv(width, width * self.expansion, 1)
-        self.bn3 = FrozenBatchNorm2d(width * self.expansion)
+        self.bn3 = norm(width * self.expansion)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,17 +106,17 @@ _DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 class ResNet(nn.Module):
     """Images (B, 3, H, W) -> the last feature map (B, channels, H/32, W/32), or H/16 with `dilate_last`."""
 
-    def __init__(self, name: str, *, dilate_last: bool = False) -> None:
+    def __init__(self, name: str, *, dilate_last: bool = False, norm: Norm = FrozenBatchNorm2d) -> None:
         super().__init__()
         block, depths = _DEPTHS[name]
         self.channels = 512 * block.expansion
         self.conv1 = _conv(3, 64, 7, stride=2)
-        self.bn1 = FrozenBatchNorm2d(64)
+        self.bn1 = norm(64)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = _layer(block, 64, 64, depths[0], stride=1)
-        self.layer2 = _layer(block, 64 * block.expansion, 128, depths[1], stride=2)
-        self.layer3 = _layer(block, 128 * block.expansion, 256, depths[2], stride=2)
-        self.layer4 = _layer(block, 256 * block.expansion, 512, depths[3], stride=2, dilate=dilate_last)
+        self.layer1 = _layer(block, 64, 64, depths[0], norm, stride=1)
+        self.layer2 = _layer(block, 64 * block.expansion, 128, depths[1], norm, stride=2)
+        self.layer3 = _layer(block, 128 * block.expansion, 256, depths[2], norm, stride=2)
+        self.layer4 = _layer(block, 256 * block.expansion, 512, depths[3], norm, stride=2, dilate=dilate_last)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
@@ -120,7 +134,7 @@ def load_imagenet(backbone: ResNet, weights: str) -> None:
 
     tensors = read_tensors(_weights_file(weights))
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
-    expected = backbone.state_dict()
+    expected = {n: tensor for n, tensor in backbone.state_dict().items() if not n.endswith("num_batches_tracked")}
     wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
     if wrong:
         raise CheckpointError(
@@ -129,7 +143,7 @@ def load_imagenet(backbone: ResNet, weights: str) -> None:
             found=f"{weights}: {len(wrong)} of {len(expected)} tensors missing or of another shape, first {wrong[0]}",
             expected="torchvision's parameter names and shapes for policy.vision_backbone",
         )
-    backbone.load_state_dict({name: tensors[name] for name in expected})
+    backbone.load_state_dict(backbone.state_dict() | {name: tensors[name] for name in expected})
 
 
 def _weights_file(weights: str) -> Path:
@@ -165,14 +179,21 @@ def _conv(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int =
 
 
 def _layer(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int, dilate: bool = False
+    block: type[BasicBlock] | type[Bottleneck],
+    inputs: int,
+    width: int,
+    depth: int,
+    norm: Norm,
+    *,
+    stride: int,
+    dilate: bool = False,
 ) -> nn.Sequential:
     """`depth` blocks, the first with the stride; `dilate` looks wider in the others in place of the stride."""
     outputs = width * block.expansion
     stride, dilation = (1, stride) if dilate else (stride, 1)
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), FrozenBatchNorm2d(outputs))
-    blocks = [block(inputs, width, stride, 1, shortcut)]
-    blocks += [block(outputs, width, 1, dilation, None) for _ in range(1, depth)]
+        shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), norm(outputs))
+    blocks = [block(inputs, width, stride, 1, shortcut, norm)]
+    blocks += [block(outputs, width, 1, dilation, None, norm) for _ in range(1, depth)]
     return nn.Sequential(*blocks)

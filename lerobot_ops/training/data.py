@@ -83,7 +83,7 @@ def policy_feature(name: str, feature: Feature) -> PolicyFeature | None:
 def check_values(dataset: LeRobotDataset, policy: PolicyConfig) -> None:
     """Raise DatasetError when there is nothing to learn from, or a number that is none (NaN, infinite)."""
     first, last = dataset.episode_bounds
-    if not len(first) or (last - first).max() <= policy.drop_n_last_frames:
+    if not len(first) or (last - first).max() <= policy.n_last_frames_dropped:
         raise DatasetError("the dataset has no frames to learn from", file=dataset.root)
     if not np.array_equal(dataset.column("episode_index"), np.repeat(dataset.episodes, last - first)):
         raise DatasetError(

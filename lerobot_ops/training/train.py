@@ -133,7 +133,7 @@ def _loop(
         load_state(run.checkpoint(start) / STATE, optimizer, window)
     tables = Tables(run.root, start)
     first, last = dataset.episode_bounds
-    drop = policy.config.drop_n_last_frames
+    drop = policy.config.n_last_frames_dropped
     sampler = EpisodeAwareSampler(first, last, batch_size=config.batch_size, seed=config.seed, drop_n_last_frames=drop)
     wanted = config.dataset.image_transforms
     transforms = ImageTransforms(wanted) if wanted.enable else None

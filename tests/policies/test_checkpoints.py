@@ -72,8 +72,8 @@ def test_damaged_or_missing_files(copy: Path, tmp_path: Path) -> None:
 
 def test_a_configuration_of_another_kind(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    with pytest.raises(CheckpointError, match=r"unknown policy type 'diffusion'"):
-        parse_policy_config({**config, "type": "diffusion"})
+    with pytest.raises(CheckpointError, match=r"unknown policy type 'pi0'"):
+        parse_policy_config({**config, "type": "pi0"})
     with pytest.raises(CheckpointError, match=r"dim_modle: unknown parameter; did you mean 'dim_model'"):
         parse_policy_config({**config, "dim_modle": 3})
 
