@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from prefect.exceptions import FailedRun
+
 from lerobot_ops.errors import ConfigError, OpsError
 from lerobot_ops.flags import describe, parse
 
@@ -43,6 +45,9 @@ def main(flow: Callable[..., R], model: type[Any], finish: Callable[[R], None] |
     except OpsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except FailedRun as error:  # the state that the flow chose says it all
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from uuid import UUID
+from typing import Any
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -39,7 +39,7 @@ class _Shown:
         self._label, self._total = label, max(1, total)
         self._ended = self._successes = self._errors = 0
         self._sent = time.monotonic()
-        self._artifact: UUID | None = None
+        self._artifact: Any = None  # its id
         with _unless_away():
             self._artifact = create_progress_artifact(0.0, key=key, description=self._sentence())
 

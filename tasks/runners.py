@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from lerobot_ops.errors import PrerequisiteError
@@ -11,7 +10,7 @@ from lerobot_ops.errors import PrerequisiteError
 THREADS, DASK = "threads", "dask"
 
 
-def open_runner(name: str, jobs: int) -> "TaskRunner[PrefectFuture[Any]]":
+def open_runner(name: str, jobs: int) -> "TaskRunner[Any]":
     """The task runner that `name` means, with room for `jobs` at once as far as there are cores.
 
     `threads` are this process's own; `dask` is a cluster of processes on this machine; anything else is the address

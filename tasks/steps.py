@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from prefect import Task, runtime
 from prefect.context import TaskRunContext
-from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import State
 from prefect.task_runners import TaskRunner
@@ -153,7 +152,7 @@ def run_step(task: Task[..., R], *, label: str | None = None, **inputs: Any) -> 
 
 
 def submit_step(
-    runner: "TaskRunner[PrefectFuture[Any]]", task: Task[..., R], *, label: str | None = None, **inputs: Any
+    runner: "TaskRunner[Any]", task: Task[..., R], *, label: str | None = None, **inputs: Any
 ) -> Callable[[], R]:
     """Run a step beside others; what comes back waits for it and gives its result, or raises what it raised."""
     label = label or task.name

@@ -37,7 +37,7 @@ def past_evaluations(
 
     client = open_client(config)
     wanted = {"step": "evaluate", **tags}
-    conditions = [f"tags.`{name}` = '{_quoted(value)}'" for name, value in wanted.items()]
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in wanted.items()]
     found = client.search_runs(
         [experiment_id(client, config)],
         filter_string=" and ".join(["attributes.status = 'FINISHED'", *conditions]),
@@ -66,7 +66,3 @@ def past_records(config: TrackingConfig, run_id: str) -> list[Record]:
 def _past(run: Any) -> PastEvaluation:
     started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
     return PastEvaluation(run.info.run_id, started, dict(run.data.tags), dict(run.data.metrics))
-
-
-def _quoted(value: str) -> str:
-    return value.replace("'", "''")
