@@ -105,7 +105,7 @@ def remove_labelled(labels: Mapping[str, str]) -> None:
     """Remove every worker's container that carries all of `labels`; raises PrerequisiteError without an engine."""
     import docker
 
-    filters = {"label": [DEADLINE_LABEL, *(f"{name}={value}" for name, value in labels.items())]}
+    filters: dict[str, Any] = {"label": [DEADLINE_LABEL, *(f"{name}={value}" for name, value in labels.items())]}
     for container in connect(timeout_s=10).containers.list(all=True, filters=filters, ignore_removed=True):
         with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):  # its host may be removing it too
             container.remove(force=True, v=True)
