@@ -1,4 +1,4 @@
-"""What resuming needs beside the policy: step, random numbers, optimiser and the log's unfinished line."""
+"""What resuming needs beside the policy: step, random numbers, optimiser, schedule and the log's unfinished line."""
 
 import json
 import random
@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from lerobot_ops.artifacts import write_bytes, write_json
 from lerobot_ops.errors import CheckpointError
 from lerobot_ops.policies.weights import read_tensors
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.optimizer import load_optimizer, save_optimizer
+from lerobot_ops.training.schedulers import load_scheduler, save_scheduler
 
 STEP = "training_step.json"
 RANDOM = "rng_state.safetensors"
@@ -21,7 +23,13 @@ WINDOW = "log_window.json"
 
 
 def save_state(
-    directory: Path, *, step: int, batch_size: int, optimizer: torch.optim.Optimizer, window: Window
+    directory: Path,
+    *,
+    step: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR | None,
+    window: Window,
 ) -> None:
     """Write `training_state`, in LeRobot's layout; `log_window.json` is ours."""
     directory.mkdir(parents=True)
@@ -30,12 +38,16 @@ def save_state(
     write_json(directory / STEP, counts | {"parallelism": parallelism}, indent=4)
     write_bytes(directory / RANDOM, save(_random_state()))
     save_optimizer(optimizer, directory)
+    if scheduler is not None:
+        save_scheduler(scheduler, directory)
     write_json(directory / WINDOW, window.sums())
 
 
-def load_state(directory: Path, optimizer: torch.optim.Optimizer, window: Window) -> None:
+def load_state(directory: Path, optimizer: torch.optim.Optimizer, scheduler: LambdaLR | None, window: Window) -> None:
     """Continue where `save_state` was called; raises CheckpointError when a file is missing or damaged."""
     load_optimizer(optimizer, directory)
+    if scheduler is not None:
+        load_scheduler(scheduler, directory)
     tensors = read_tensors(directory / RANDOM)
     try:
         torch.set_rng_state(tensors["torch_rng_state"])

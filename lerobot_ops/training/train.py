@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from lerobot_ops import __version__
@@ -30,6 +31,7 @@ from lerobot_ops.training.log import Tables, Window, last_metrics
 from lerobot_ops.training.optimizer import clip_gradients, make_optimizer
 from lerobot_ops.training.run_directory import PRODUCT, STATE, RunDirectory, locked, prepare
 from lerobot_ops.training.sampler import EpisodeAwareSampler
+from lerobot_ops.training.schedulers import make_scheduler
 from lerobot_ops.training.state import load_state, save_state
 from lerobot_ops.versioning.digest import digest
 
@@ -62,6 +64,8 @@ class Learner:
     preprocessor: Pipeline
     postprocessor: Pipeline
     optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR | None
+    """Sets the optimiser's learning rates, where the policy's preset has a schedule."""
     device: str
 
 
@@ -113,7 +117,9 @@ def make_learner(config: TrainConfig, policy_config: PolicyConfig, dataset: LeRo
     if policy_config.pretrained_path is not None:
         load_weights(policy, Path(policy_config.pretrained_path))
     policy = policy.to(device).train()
-    return Learner(policy, pre, post, make_optimizer(policy), device)
+    optimizer, schedule = make_optimizer(policy), policy_config.scheduler()
+    scheduler = None if schedule is None else make_scheduler(optimizer, schedule, config.steps)
+    return Learner(policy, pre, post, optimizer, scheduler, device)
 
 
 def _loop(
@@ -126,11 +132,13 @@ def _loop(
     reports: list[OnMetrics],
 ) -> None:
     """Steps `start` to `config.steps`, with log lines and checkpoints on the way."""
-    policy, optimizer, clip = learner.policy, learner.optimizer, learner.policy.config.optimizer().grad_clip_norm
+    policy, optimizer, scheduler = learner.policy, learner.optimizer, learner.scheduler
+    clip = policy.config.optimizer().grad_clip_norm
     window = Window(learner.device)
     if start:
         load_weights(policy, run.checkpoint(start) / PRODUCT)
-        load_state(run.checkpoint(start) / STATE, optimizer, window)
+        load_state(run.checkpoint(start) / STATE, optimizer, scheduler, window)
+        policy.resume(start)
     tables = Tables(run.root, start)
     first, last = dataset.episode_bounds
     drop = policy.config.n_last_frames_dropped
@@ -151,6 +159,8 @@ def _loop(
             grad_norm = clip_gradients(policy, clip)
             optimizer.step()
             optimizer.zero_grad()
+            if scheduler is not None:
+                scheduler.step()
             window.add(loss, grad_norm, data_s)
             bar.update()
             if step % config.log_freq == 0 or step == config.steps:
@@ -185,7 +195,14 @@ def save(
             folder / PRODUCT / "train_config.json", {"dataset": data, "policy": policy_config, **settings}, indent=4
         )
         write_json(folder / PRODUCT / "manifest.json", manifest)
-        save_state(folder / STATE, step=step, batch_size=config.batch_size, optimizer=learner.optimizer, window=window)
+        save_state(
+            folder / STATE,
+            step=step,
+            batch_size=config.batch_size,
+            optimizer=learner.optimizer,
+            scheduler=learner.scheduler,
+            window=window,
+        )
     run.keep(config.keep_checkpoints)
 
 
