@@ -106,6 +106,11 @@ class PolicyConfig(Config):
         """Whether a query draws random numbers: `predict_chunk` then takes `draws`."""
         return False
 
+    @property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """How instructions become tokens, as `processors.tokenizer.Tokenize` takes it; none for who follows none."""
+        return None
+
     def reads(self, name: str, feature: PolicyFeature) -> bool:
         """Whether this observation of a dataset is an input when the configuration names none."""
         return True

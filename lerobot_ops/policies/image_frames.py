@@ -1,4 +1,4 @@
-"""Frames of cameras made to fit an image encoder: resized, and cropped at random in training, at the centre otherwise."""
+"""Cameras' frames made to fit an encoder: resized, and cropped, at random in training and else at the centre."""
 
 import torch
 import torch.nn.functional as F

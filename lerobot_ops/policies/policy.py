@@ -13,6 +13,7 @@ from lerobot_ops.processors.features import ACTION
 from lerobot_ops.processors.normalize import Normalize, Unnormalize
 from lerobot_ops.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, Pipeline
 from lerobot_ops.processors.steps import Batch, RenameObservations, ToBatch, ToDevice
+from lerobot_ops.processors.tokenizer import Tokenize
 
 
 class Policy(nn.Module):
@@ -87,10 +88,9 @@ def make_processors(
 ) -> tuple[Pipeline, Pipeline]:
     """The pre- and the postprocessor of a new policy; raises ValueError when statistics that it needs are missing."""
     features = {**config.input_features, **config.output_features}
-    pre = Pipeline(
-        PREPROCESSOR,
-        [RenameObservations(), ToBatch(), ToDevice(device), Normalize(features, config.normalization, stats)],
-    )
+    read = [Tokenize(**config.tokenizer)] if config.tokenizer else []
+    scale = Normalize(features, config.normalization, stats)
+    pre = Pipeline(PREPROCESSOR, [RenameObservations(), ToBatch(), *read, ToDevice(device), scale])
     actions = {ACTION: config.output_features[ACTION]}
     post = Pipeline(POSTPROCESSOR, [Unnormalize(actions, config.normalization, stats), ToDevice("cpu")])
     return pre, post

@@ -13,6 +13,7 @@ from lerobot_ops.errors import CheckpointError, did_you_mean
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.policies.diffusion.config import DiffusionConfig
+from lerobot_ops.policies.multi_task_dit.config import MultiTaskDiTConfig
 from lerobot_ops.policies.vqbet.config import VQBeTConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ CONFIG = "config.json"
 @functools.cache
 def policy_types() -> dict[str, type[PolicyConfig]]:
     """Every known policy type with its configuration class."""
-    known: dict[str, type[PolicyConfig]] = {"act": ACTConfig, "diffusion": DiffusionConfig, "vqbet": VQBeTConfig}
+    known: dict[str, type[PolicyConfig]] = {
+        "act": ACTConfig,
+        "diffusion": DiffusionConfig,
+        "vqbet": VQBeTConfig,
+        "multi_task_dit": MultiTaskDiTConfig,
+    }
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             known[entry.name] = entry.load()

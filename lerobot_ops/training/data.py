@@ -141,6 +141,7 @@ class BatchReader:
             name: dataset.column(name).astype(np.float32, copy=False).reshape(-1, *features[name].shape)
             for name in _vectors(policy)
         }
+        self.tasks = dataset.column("task_index").reshape(-1) if policy.tokenizer else None
         self.first, self.last = dataset.episode_bounds
         self.offsets: dict[str, NDArray[np.int64]] = {
             name: np.asarray(policy.action_delta_indices) for name in policy.output_features
@@ -163,6 +164,8 @@ class BatchReader:
                 batch[name] = torch.from_numpy(self.columns[name][at])
             else:
                 batch[name] = self._frames(name, at, rows, epoch)
+        if self.tasks is not None:
+            batch["task"] = [self.dataset.tasks[task] for task in self.tasks[rows].tolist()]
         return batch
 
     def _frames(self, name: str, at: NDArray[np.int64], rows: NDArray[np.int64], epoch: int) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Multi-task DiT: a diffusion transformer that follows instructions."""
