@@ -9,24 +9,36 @@ import importlib.metadata
 from lerobot_ops.envs.interface import Benchmark, Env, Step
 from lerobot_ops.errors import ConfigError, did_you_mean
 
-__all__ = ["Benchmark", "Env", "Step", "benchmark", "benchmarks", "instruction", "make_env", "task_groups", "tasks"]
+__all__ = [
+    "Benchmark",
+    "Env",
+    "Step",
+    "benchmark",
+    "benchmarks",
+    "default_task",
+    "instruction",
+    "make_env",
+    "task_groups",
+    "tasks",
+]
 
-_BUILT_IN = {"metaworld": "lerobot_ops.envs.metaworld:BENCHMARK"}
+GROUP = "lerobot_ops.envs"
+BUILT_IN = {"metaworld": "lerobot_ops.envs.metaworld:BENCHMARK"}
 
 
 def benchmarks() -> list[str]:
     """The names of every benchmark, built in or installed."""
-    installed = (entry.name for entry in importlib.metadata.entry_points(group="lerobot_ops.envs"))
-    return sorted({*_BUILT_IN, *installed})
+    installed = (entry.name for entry in importlib.metadata.entry_points(group=GROUP))
+    return sorted({*BUILT_IN, *installed})
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark called `name`; raises ConfigError with the close matches when there is none."""
-    if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name].split(":")
+    if name in BUILT_IN:
+        module, attribute = BUILT_IN[name].split(":")
         found: Benchmark = getattr(importlib.import_module(module), attribute)
         return found
-    for entry in importlib.metadata.entry_points(group="lerobot_ops.envs", name=name):
+    for entry in importlib.metadata.entry_points(group=GROUP, name=name):
         loaded: Benchmark = entry.load()
         return loaded
     raise ConfigError("no such benchmark", field="env.type", found=name, fix=did_you_mean(name, benchmarks()))
@@ -61,6 +73,12 @@ def tasks(name: str, selection: str) -> list[str]:
 def instruction(name: str, task: str) -> str:
     """What to do in natural language."""
     return benchmark(name).instructions[tasks(name, task)[0]]
+
+
+def default_task(name: str) -> str:
+    """The task or group that is played when none is named."""
+    known = benchmark(name)
+    return known.default_task or next(iter([*known.groups, *known.instructions]), "")
 
 
 def make_env(name: str, **options: object) -> Env:

@@ -25,13 +25,21 @@ class Env(Protocol):
     fps: int
     action_dim: int
     max_steps: int
+    """Steps after which an episode of the task that was reset last ends; before the first reset, of any task."""
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
-        """LeRobot feature entries (dtype, shape, names) of every observation and of the action."""
+        """LeRobot feature entries (dtype, shape, names) of every observation and of the action.
 
-    def reset(self, task: str, seed: int) -> None:
-        """Begin the episode that `task` and `seed` name: equal names, equal episodes, whatever was played before."""
+        Entries whose dtype is "video" are the cameras. They are known once the environment is made.
+        """
+
+    def reset(self, task: str, seed: int, number: int = 0) -> int | None:
+        """Begin an episode: equal arguments, equal episodes, whatever was played before.
+
+        `number` is the episode's number within its task. A benchmark with n stored initial states begins with number
+        `number % n` of them and returns that index; others return None.
+        """
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Apply one action of shape (action_dim,)."""
@@ -59,10 +67,19 @@ class Benchmark:
     make: Callable[..., Env]
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Tasks by the name of a group, in the order that gives them their `task_id`."""
-    cameras: tuple[str, ...] = ()
-    """Observation keys that are images."""
+    default_task: str = ""
+    """The task, or group, that is played when none is named; by default the first group, or the first task."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """Steps of an episode, by task; the environment's `max_steps` for those that are not named."""
+    has_expert: bool = False
+    """Whether `Env.expert_action` works."""
+    options: tuple[str, ...] = ()
+    """Names of the options that `make` takes; `--env.NAME=…` sets them."""
     prepare_rendering: Callable[[bool], dict[str, Any] | None] = lambda rendered: None
     """Called once before the environment is made, with whether anything will be rendered; says how it will be.
     Raises PrerequisiteError when it cannot be."""
     distributions: tuple[str, ...] = ()
     """Python packages whose versions a record of an evaluation should hold."""
+    recipe: str = ""
+    """For a third party's package: the folder in it that holds what its sandbox is made of, `requirements.txt` and, where
+    needed, `Dockerfile`, `prepare.py` and files that they read."""

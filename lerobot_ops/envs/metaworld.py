@@ -60,8 +60,8 @@ class MetaWorldEnv:
             "action": {"dtype": "float32", "shape": [4], "names": ["dx", "dy", "dz", "gripper"]},
         }
 
-    def reset(self, task: str, seed: int) -> None:
-        """Begin an episode: the seed alone decides the layout."""
+    def reset(self, task: str, seed: int, number: int = 0) -> None:
+        """Begin an episode: the seed alone decides the layout, whatever the episode's number."""
         if task not in INSTRUCTIONS:
             raise ConfigError("Meta-World has no such task", found=task, fix=did_you_mean(task, INSTRUCTIONS))
         if task != self._task:
@@ -152,7 +152,10 @@ BENCHMARK = Benchmark(
     instructions=INSTRUCTIONS,
     make=MetaWorldEnv,
     groups=GROUPS,
-    cameras=(IMAGE,),
+    default_task="button-press-topdown-v3",
+    limits=dict.fromkeys(INSTRUCTIONS, MetaWorldEnv.max_steps),
+    has_expert=True,
+    options=("image_size", "camera_name"),
     prepare_rendering=prepare,
     distributions=("metaworld", "mujoco", "gymnasium", "numpy", "scipy"),
 )

@@ -28,9 +28,11 @@ class Query:
     """What an actor knows when it decides."""
 
     observation: dict[str, NDArray[Any]]
-    """Low-dimensional keys, and the images among the actor's `cameras`; unbatched."""
+    """Low-dimensional keys, and the images among the actor's `cameras`; unbatched, and (last, ...) when `last` > 1."""
     instruction: str
     """The task in natural language."""
+    number: int
+    """Of the episode within its task."""
     seed: int
     """Of the episode."""
     step: int
@@ -49,6 +51,8 @@ class Actor(Protocol):
     """Keys that it reads."""
     cameras: list[str]
     """Those of them that must be rendered."""
+    last: int
+    """How many of the latest observations a query shows."""
     facts: dict[str, Any]
     """What a record of the evaluation holds about it."""
 
@@ -65,6 +69,7 @@ class OpenLoopActor:
     def __init__(self, kind: str, act: Act) -> None:
         self.observation_keys: list[str] = []
         self.cameras: list[str] = []
+        self.last = 1
         self.facts: dict[str, Any] = {"type": kind}
         self._act = act
 
@@ -82,6 +87,7 @@ class CheckpointActor:
         self._runner = runner
         self.observation_keys = runner.observation_keys
         self.cameras = runner.cameras
+        self.last = 1
         self.facts: dict[str, Any] = {"type": runner.type, "n_action_steps": runner.n_action_steps}
 
     def episode(self) -> Act:

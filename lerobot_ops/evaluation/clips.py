@@ -77,6 +77,7 @@ def film(
     folder: Path,
     config: ClipsConfig,
     cameras: list[str],
+    last: int = 1,
 ) -> Clip | Unfaithful:
     """Play `episode` again into `folder`/clips; `act` is None for the scripted expert."""
     if act is None:
@@ -90,7 +91,7 @@ def film(
     encoding = VideoEncoding.model_validate({**_ENCODING, "g": 2 * fps})
     try:
         with VideoWriter(draft, fps=fps, height=config.size, width=config.size, encoding=encoding) as writer:
-            again = rollout.play(worker, episode, act, cameras=cameras, video=video, show=_into(writer))
+            again = rollout.play(worker, episode, act, cameras=cameras, last=last, video=video, show=_into(writer))
         if again.outcome() != record.outcome():
             return Unfaithful(record, again)
         cut_and_join(

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -19,12 +19,30 @@ class EnvConfig(Config):
 
     type: str = "metaworld"
     """Name of the benchmark."""
-    task: str = "button-press-topdown-v3"
-    """A task, a group of tasks (such as `easy`), or a comma-separated list of both."""
+    task: str = ""
+    """A task, a group of tasks (such as `easy`), or a comma-separated list of both; by default the benchmark's own."""
+    task_ids: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """Of every group only these tasks, by their position in it."""
     episode_length: int | None = Field(default=None, ge=1)
     """Steps after which an episode ends without success; by default the benchmark's own limit."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further options of the benchmark's environment."""
+    """Further options of the benchmark's environment; `--env.NAME` is short for `--env.options.NAME`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, values: Any) -> Any:
+        """The benchmark's default task, and its own options moved to where they belong."""
+        if not isinstance(values, dict):
+            return values
+        name = str(values.get("type", "metaworld"))
+        try:
+            known = envs.benchmark(name)
+        except ConfigError as error:
+            raise ValueError(f"{error.problem}: {error.found}; {error.fix}") from error
+        own = {name: values[name] for name in known.options if name in values and name not in cls.model_fields}
+        rest = {name: value for name, value in values.items() if name not in own}
+        rest["task"] = rest.get("task") or envs.default_task(name)
+        return {**rest, "options": {**(rest.get("options") or {}), **own}}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -35,16 +53,30 @@ class EnvConfig(Config):
         return self
 
     def groups(self) -> dict[str, list[str]]:
-        """The tasks that each part of `task` stands for, in the benchmark's order."""
-        return envs.task_groups(self.type, self.task)
+        """The tasks that each part of `task` stands for, in the benchmark's order; only those of `task_ids`."""
+        groups = envs.task_groups(self.type, self.task)
+        if self.task_ids is None:
+            return groups
+        for group, members in groups.items():
+            if (last := max(self.task_ids)) >= len(members):
+                expected = f"0 to {len(members) - 1}"
+                raise ConfigError(f"{group} has no task {last}", field="env.task_ids", found=last, expected=expected)
+        return {
+            group: [members[number] for number in dict.fromkeys(self.task_ids)] for group, members in groups.items()
+        }
+
+    def task_id(self, group: str, task: str) -> int:
+        """The position of a task in its group, whichever others are selected; LeRobot's `task_id`."""
+        return envs.task_groups(self.type, self.task)[group].index(task)
 
     def tasks(self) -> list[str]:
         """Every task once, in order."""
         return list(dict.fromkeys(task for members in self.groups().values() for task in members))
 
-    def limit(self, max_steps: int) -> int:
-        """Steps of an episode, for a benchmark whose own limit is `max_steps`."""
-        return min(max_steps, self.episode_length or max_steps)
+    def limit(self, task: str, max_steps: int) -> int:
+        """Steps of an episode of `task`; `max_steps` is the limit that the benchmark's environment has for any task."""
+        own = envs.benchmark(self.type).limits.get(task, max_steps)
+        return min(own, self.episode_length or own)
 
 
 class PolicySource(Config):

@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
     """Measure the policy of `config` on its benchmark.
 
     `on_record` is called once for every episode of the result; for those of an interrupted evaluation at once.
-    Leaves in the output folder: `episodes.jsonl` (the records), `metrics.json` (what depends on outcomes alone),
+    Leaves in the output folder: `records.jsonl` (the records), `metrics.json` (what depends on outcomes alone),
     `eval_info.json` (LeRobot's), `task_descriptions.json`, `evaluation.json` (what was measured, with what), `clips/`.
     When the output folder holds this very evaluation already, that is the result.
 
@@ -90,9 +90,8 @@ def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict
 def _open_workers(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> WorkerPark:
     """Workers that can show what the policy reads; raises when they cannot, before an episode is played."""
     cameras = actor.cameras if actor else []
-    _check_reads(config.env.type, cameras, envs.benchmark(config.env.type).cameras)
     try:
-        workers = WorkerPark(sandbox, {"options": config.env.options, "cameras": cameras, "video": config.clips.enable})
+        workers = WorkerPark(sandbox, {"options": config.env.options, "video": bool(cameras or config.clips.enable)})
     except PrerequisiteError as error:
         if cameras or not config.clips.enable:
             raise
@@ -125,9 +124,10 @@ class _Evaluation:
     def __init__(self, config: EvalConfig, actor: Actor | None, workers: WorkerPark, folder: Path) -> None:
         self.config, self.actor, self.workers, self.folder = config, actor, workers, folder
         self.cameras = actor.cameras if actor else []
-        limit = config.env.limit(workers.info["max_steps"])
+        self.last = actor.last if actor else 1
+        most = workers.info["max_steps"]
         self.episodes = [
-            Episode(task, number, config.seed + number, limit)
+            Episode(task, number, config.seed + number, config.env.limit(task, most))
             for task in config.env.tasks()
             for number in range(config.eval.n_episodes)
         ]
@@ -166,9 +166,10 @@ class _Evaluation:
         made: dict[tuple[str, int], Clip] = {}
         problems: list[str] = []
 
-        def film(worker: Worker, episode: Episode, attempt: int, desk: pool.Desk) -> Clip | clips.Unfaithful:
+        def film(worker: Worker, episode: Episode, turn: pool.Turn, desk: pool.Desk) -> Clip | clips.Unfaithful:
             record = wanted[episode.key]
-            return clips.film(worker, episode, record, self._act(desk), self.folder, self.config.clips, self.cameras)
+            cameras, last = self.cameras, self.last
+            return clips.film(worker, episode, record, self._act(desk), self.folder, self.config.clips, cameras, last)
 
         def keep(episode: Episode, result: Clip | clips.Unfaithful | pool.Failure) -> None:
             if isinstance(result, Clip):
@@ -187,11 +188,11 @@ class _Evaluation:
         with self.actor.at_work() if self.actor else contextlib.nullcontext():
             pool.run(episodes, spawn=take, retire=park, play=play, deliver=keep, workers=count)
 
-    def _play(self, worker: Worker, episode: Episode, attempt: int, desk: pool.Desk) -> Record:
+    def _play(self, worker: Worker, episode: Episode, turn: pool.Turn, desk: pool.Desk) -> Record:
         act = self._act(desk)
         if act is None:
-            return rollout.play_expert(worker, episode, attempt)[0]
-        return rollout.play(worker, episode, act, cameras=self.cameras, attempt=attempt)
+            return rollout.play_expert(worker, episode, turn)[0]
+        return rollout.play(worker, episode, act, cameras=self.cameras, last=self.last, turn=turn)
 
     def _act(self, desk: pool.Desk) -> Act | None:
         """How a worker's thread queries the policy: it runs in the pool's thread alone."""
@@ -208,13 +209,15 @@ class _Evaluation:
 
 
 def _error_record(episode: Episode, failure: pool.Failure) -> Record:
-    return Progress(episode, failure.attempt).record(error=str(failure.error))
+    return Progress(episode, failure.turn).record(error=str(failure.error))
 
 
 def _write(folder: Path, config: EvalConfig, found: Sequence[Record], made: Sequence[Clip]) -> None:
     """The files that follow from the records."""
     groups, films = config.env.groups(), clips.paths_by_task(made)
-    names = {f"{group}_{number}": task for group, members in groups.items() for number, task in enumerate(members)}
+    names = {
+        f"{group}_{config.env.task_id(group, task)}": task for group, members in groups.items() for task in members
+    }
     records.write_records(folder / records.FILE_NAME, found)
     write_json(folder / "metrics.json", {"env": config.env.type, "task": config.env.task, **metrics(found, groups)})
     write_json(folder / "eval_info.json", eval_info(found, groups, films))

@@ -37,11 +37,23 @@ W = TypeVar("W", bound=Worker)
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Who plays a job, and whether for the first time."""
+
+    slot: int = 0
+    """Number of the simulator, from 0; one that replaces another has its number."""
+    attempt: int = 1
+
+
+FIRST_TURN = Turn()
+
+
+@dataclass(frozen=True)
 class Failure:
     """The result of a job that no worker could finish."""
 
     error: SandboxError
-    attempt: int
+    turn: Turn
 
 
 class Desk:
@@ -84,14 +96,14 @@ def run(
     jobs: Sequence[Job],
     *,
     spawn: Callable[[], W],
-    play: Callable[[W, Job, int, Desk], Result],
+    play: Callable[[W, Job, Turn, Desk], Result],
     deliver: Callable[[Job, Result | Failure], None],
     workers: int,
     retire: Callable[[W], None] | None = None,
 ) -> None:
     """Play every job on one of `workers` simulators, in the order of `jobs` as they become free.
 
-    `play(worker, job, attempt, desk)` runs in a worker's thread; `deliver(job, result)` runs here, in the order in
+    `play(worker, job, turn, desk)` runs in a worker's thread; `deliver(job, result)` runs here, in the order in
     which jobs finish. `retire(worker)` takes a worker that has no more to do; by default it is closed. An error of a
     worker (SandboxError) leads to a second attempt and then to a Failure. Any other error, a second error of `spawn`,
     and what `deliver` or a function given to the desk raises end the run: all workers are killed and it is raised here.
@@ -113,7 +125,7 @@ class _Crew(Generic[W, Job, Result]):
         self,
         jobs: deque[Job],
         spawn: Callable[[], W],
-        play: Callable[[W, Job, int, Desk], Result],
+        play: Callable[[W, Job, Turn, Desk], Result],
         deliver: Callable[[Job, Result | Failure], None],
         retire: Callable[[W], None],
     ) -> None:
@@ -127,7 +139,9 @@ class _Crew(Generic[W, Job, Result]):
 
     def start(self, count: int) -> None:
         self.working = count
-        self._threads = [threading.Thread(target=self._work, name=f"simulator-{n}", daemon=True) for n in range(count)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"simulator-{n}", daemon=True) for n in range(count)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -143,7 +157,7 @@ class _Crew(Generic[W, Job, Result]):
                 self.desk.close()
                 thread.join(timeout=0.05)
 
-    def _work(self) -> None:
+    def _work(self, slot: int) -> None:
         """Play jobs until none is left; the life of one thread."""
         worker: W | None = None
         try:
@@ -151,7 +165,7 @@ class _Crew(Generic[W, Job, Result]):
                 job = self._next()
                 if job is None:
                     break
-                worker, result = self._attempt(worker, job[0])
+                worker, result = self._attempt(worker, job[0], slot)
                 self.desk.post(self.deliver, job[0], result)
             if worker is not None:
                 self._part(worker, self.retire)
@@ -167,15 +181,15 @@ class _Crew(Generic[W, Job, Result]):
         except IndexError:
             return None
 
-    def _attempt(self, worker: W | None, job: Job) -> tuple[W | None, Result | Failure]:
+    def _attempt(self, worker: W | None, job: Job, slot: int) -> tuple[W | None, Result | Failure]:
         """The job's result, and the worker that is ready for the next one."""
         for attempt in range(1, ATTEMPTS + 1):
-            worker = worker or self._join()
+            worker, turn = worker or self._join(), Turn(slot, attempt)
             try:
-                return worker, self.play(worker, job, attempt, self.desk)
+                return worker, self.play(worker, job, turn, self.desk)
             except SandboxError as error:
                 self._part(worker, _close)
-                worker, failure = None, Failure(error, attempt)
+                worker, failure = None, Failure(error, turn)
         return None, failure
 
     def _join(self) -> W:

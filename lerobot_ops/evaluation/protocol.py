@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import msgpack
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 512 * 1024 * 1024
 HEADER = 4
 MAX_ITEMS = 1 << 16

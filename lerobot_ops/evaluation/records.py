@@ -15,18 +15,20 @@ from typing import Self
 from lerobot_ops.artifacts import fsync_directory, write_bytes
 from lerobot_ops.errors import ArtifactError
 
-FILE_NAME = "episodes.jsonl"
+FILE_NAME = "records.jsonl"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What happened in one episode. The same policy, task and seed give the same but for `seconds` and `attempt`."""
+    """What happened in one episode. The same policy, task and seed give the same but for how it came about."""
 
     task: str
     episode: int
     """Number of the episode within its task, from 0."""
     seed: int
     """Seed of the environment: the evaluation's seed + episode."""
+    init_state: int | None
+    """Index of the stored initial state that it began with; None where a benchmark draws them from the seed."""
     success: bool
     error: str | None
     """Why the simulator could not finish the episode; such an episode says nothing about the policy."""
@@ -35,10 +37,12 @@ class Record:
     sum_reward: float
     max_reward: float
     """0.0 when no step was executed."""
-    initial_state: str
+    observation: str
     """16 hexadecimal digits that name the observation (without images) that the episode began with."""
     seconds: float
     """Wall time, from the reset to the last step."""
+    worker: int
+    """Number of the simulator that played it, from 0."""
     attempt: int
     """1, or 2 when the episode was repeated because its simulator died."""
 
@@ -49,7 +53,7 @@ class Record:
 
     def outcome(self) -> "Record":
         """The record without what may differ from run to run."""
-        return replace(self, seconds=0.0, attempt=1)
+        return replace(self, seconds=0.0, worker=0, attempt=1)
 
 
 class RecordLog:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lerobot_ops.errors import CheckpointError, SandboxError
 from lerobot_ops.evaluation.actors import OPEN_LOOP_STEPS, Act, Query
+from lerobot_ops.evaluation.pool import FIRST_TURN, Turn
 from lerobot_ops.evaluation.records import Record
 from lerobot_ops.evaluation.sandbox import Worker
 
@@ -40,8 +41,9 @@ class Progress:
     """What has happened in an episode so far."""
 
     episode: Episode
-    attempt: int = 1
-    initial_state: str = ""
+    turn: Turn = FIRST_TURN
+    init_state: int | None = None
+    observation: str = ""
     rewards: list[float] = field(default_factory=list)
     success: bool = False
     done: bool = False
@@ -65,14 +67,16 @@ class Progress:
             task=self.episode.task,
             episode=self.episode.number,
             seed=self.episode.seed,
+            init_state=self.init_state,
             success=self.success,
             error=error,
             steps=len(self.rewards),
             sum_reward=math.fsum(self.rewards),
             max_reward=max(self.rewards, default=0.0),
-            initial_state=self.initial_state,
+            observation=self.observation,
             seconds=round(time.perf_counter() - self.started, 4),
-            attempt=self.attempt,
+            worker=self.turn.slot,
+            attempt=self.turn.attempt,
         )
 
 
@@ -82,34 +86,37 @@ def play(
     act: Act,
     *,
     cameras: list[str],
-    attempt: int = 1,
+    last: int = 1,
+    turn: Turn = FIRST_TURN,
     video: dict[str, int] | None = None,
     show: Show | None = None,
 ) -> Record:
     """Play an episode in which `act` decides.
 
-    The worker gets every action that is executed before the next query, and renders `cameras` only for that query. With
-    `video` ({"every": steps, "size": pixels}) it renders frames too, uint8 (n, size, size, 3), which `show` takes.
+    The worker gets every action that is executed before the next query, and renders `cameras` only for that query,
+    which sees the observations after the `last` steps. With `video` ({"every": steps, "size": pixels}) it renders
+    frames too, uint8 (n, size, size, 3), which `show` takes.
     """
-    progress = Progress(episode, attempt)
-    reply = begin(worker, progress, cameras, video)
+    progress = Progress(episode, turn)
+    reply = begin(worker, progress, cameras, last, video)
     instruction, action_dim = reply["instruction"], worker.info["action_dim"]
     while True:
         if show is not None and reply["frames"] is not None:
             show(reply["frames"])
         if not progress.left:
             return progress.record()
-        query = Query(reply["observation"], instruction, episode.seed, len(progress.rewards), action_dim)
+        step = len(progress.rewards)
+        query = Query(reply["observation"], instruction, episode.number, episode.seed, step, action_dim)
         actions = act(query)[: progress.left]
         _check_actions(actions, action_dim)
         observe = cameras if len(actions) < progress.left else []  # nobody looks at the last observation
-        reply = worker.request({"op": "step", "actions": actions, "observe": observe, "video": video})
+        reply = worker.request({"op": "step", "actions": actions, "observe": observe, "last": last, "video": video})
         progress.add(reply["rewards"], reply["success"], reply["done"])
 
 
-def play_expert(worker: Worker, episode: Episode, attempt: int = 1) -> tuple[Record, NDArray[np.float32]]:
+def play_expert(worker: Worker, episode: Episode, turn: Turn = FIRST_TURN) -> tuple[Record, NDArray[np.float32]]:
     """Play an episode in which the benchmark's scripted expert decides: the record, the actions (steps, A)."""
-    progress = Progress(episode, attempt)
+    progress = Progress(episode, turn)
     begin(worker, progress)
     actions = []
     while progress.left:
@@ -119,13 +126,18 @@ def play_expert(worker: Worker, episode: Episode, attempt: int = 1) -> tuple[Rec
 
 
 def begin(
-    worker: Worker, progress: Progress, cameras: list[str] | None = None, video: dict[str, int] | None = None
+    worker: Worker,
+    progress: Progress,
+    cameras: list[str] | None = None,
+    last: int = 1,
+    video: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Reset to the episode's first observation; the worker's answer."""
-    episode = progress.episode
-    request = {"op": "reset", "task": episode.task, "seed": episode.seed, "observe": cameras or [], "video": video}
-    reply = worker.request(request)
-    progress.initial_state = _state_digest(reply["observation"], cameras or [])
+    episode, observe = progress.episode, cameras or []
+    names = {"task": episode.task, "seed": episode.seed, "number": episode.number}
+    reply = worker.request({"op": "reset", **names, "observe": observe, "last": last, "video": video})
+    progress.init_state = reply["init_state"]
+    progress.observation = _state_digest(reply["observation"], observe, last)
     return reply
 
 
@@ -149,8 +161,9 @@ def _check_actions(actions: NDArray[np.float32], action_dim: int) -> None:
         raise CheckpointError("the policy gave an action that is not finite", found=actions.tolist())
 
 
-def _state_digest(observation: dict[str, NDArray[Any]], images: list[str]) -> str:
+def _state_digest(observation: dict[str, NDArray[Any]], images: list[str], last: int) -> str:
     digest = hashlib.sha256()
     for key in sorted(set(observation) - set(images)):
-        digest.update(key.encode() + np.ascontiguousarray(observation[key]).tobytes())
+        first = observation[key][0] if last > 1 else observation[key]
+        digest.update(key.encode() + np.ascontiguousarray(first).tobytes())
     return digest.hexdigest()[:16]

@@ -12,6 +12,7 @@ import platform
 import select
 import threading
 import traceback
+from collections import deque
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,13 +22,17 @@ from lerobot_ops import envs
 from lerobot_ops.errors import ConfigError, did_you_mean
 from lerobot_ops.evaluation import protocol
 
+Observation = dict[str, NDArray[Any]]
+
 
 class Session:
     """The requests a worker answers: hello, then reset, then step or expert until done, then reset again.
 
-    `cameras` and `observe` are lists of observation keys such as "observation.image". `video` is None or
-    {"every": n, "size": pixels}: a frame before the first action, after every n-th step of the episode and after the
-    last one, gathered in "frames" as uint8 (f, size, size, 3).
+    `cameras` and `observe` are lists of observation keys such as "observation.image". With `last` of n > 1 an
+    observation is a window: every key has the values after the last n steps, oldest first, as (n, ...); those before
+    the episode's first are copies of the first. Nothing is rendered but what a window shows, and nothing once the
+    episode is over. `video` is None or {"every": n, "size": pixels}: a frame before the first action, after every n-th
+    step of the episode and after the last one, gathered in "frames" as uint8 (f, size, size, 3).
     """
 
     def __init__(self) -> None:
@@ -36,15 +41,12 @@ class Session:
         self._renders = False
         self._step = 0
         self._done = True
+        self._window: deque[Observation] = deque()
         self._noise = np.random.default_rng(0)
 
     def hello(self, benchmark: str, options: dict[str, Any], cameras: list[str], video: bool = False) -> dict[str, Any]:
         """Make the environment. With cameras or video, first check that this machine can render."""
         known = envs.benchmark(benchmark)
-        for key in cameras:
-            if key not in known.cameras:
-                fix = did_you_mean(key, known.cameras)
-                raise ConfigError(f"{benchmark} has no such camera", field="cameras", found=key, fix=fix)
         self._renders = bool(cameras or video)
         render = known.prepare_rendering(self._renders)
         try:
@@ -52,6 +54,11 @@ class Session:
         except TypeError as error:
             raise ConfigError(f"{benchmark} does not take these options: {error}", found=options) from error
         self._benchmark = benchmark
+        shown = [key for key, entry in self._env.features.items() if entry["dtype"] == "video"]
+        for key in cameras:
+            if key not in shown:
+                fix = did_you_mean(key, shown)
+                raise ConfigError(f"{benchmark} has no such camera", field="cameras", found=key, fix=fix)
         return {
             "protocol": protocol.VERSION,
             "fps": self._env.fps,
@@ -63,42 +70,63 @@ class Session:
         }
 
     def reset(
-        self, task: str, seed: int, observe: list[str] | None = None, video: dict[str, int] | None = None
+        self,
+        task: str,
+        seed: int,
+        number: int = 0,
+        observe: list[str] | None = None,
+        last: int = 1,
+        video: dict[str, int] | None = None,
     ) -> dict[str, Any]:
-        """Begin the episode of a task and a seed: {observation, instruction, frames}."""
-        self._env.reset(task, seed)
+        """Begin the episode of a task, a seed and a number.
+
+        Answers {observation, init_state (index or None), instruction, max_steps of the task, frames}.
+        """
+        init_state = self._env.reset(task, seed, number)
         self._step, self._done = 0, False
         self._noise = np.random.default_rng(seed)
+        self._window = deque([self._observe(observe or [])] * last, maxlen=last)
         return {
-            "observation": self._observe(observe or []),
+            "observation": self._seen(),
+            "init_state": init_state,
             "instruction": envs.instruction(self._benchmark, task),
+            "max_steps": self._env.max_steps,
             "frames": self._render(video)[None] if video else None,
         }
 
     def step(
-        self, actions: NDArray[np.float32], observe: list[str], video: dict[str, int] | None = None
+        self,
+        actions: NDArray[np.float32],
+        observe: list[str],
+        last: int = 1,
+        video: dict[str, int] | None = None,
     ) -> dict[str, Any]:
         """Play actions (k, action_dim) open loop until the first success or the limit.
 
-        Answers {steps, rewards, success, done, observation after the last step, frames}.
+        Answers {steps, rewards, success, done, observation, frames}; the observation is None once the episode is over.
+        An episode's requests name the same cameras and the same `last`.
         """
         rewards: list[float] = []
         frames: list[NDArray[np.uint8]] = []
         success = False
         self._must_be_playing()
-        for action in actions:
+        if last != self._window.maxlen:
+            raise protocol.ProtocolError(f"the episode began with windows of {self._window.maxlen}, not of {last}")
+        for number, action in enumerate(actions, start=1):
             reward, success = self._play(action)
             rewards.append(reward)
             if video and (self._done or self._step % video["every"] == 0):
                 frames.append(self._render(video))
             if self._done:
                 break
+            if len(actions) - number < last:
+                self._window.append(self._observe(observe))
         return {
             "steps": len(rewards),
             "rewards": rewards,
             "success": success,
             "done": self._done,
-            "observation": self._observe(observe),
+            "observation": None if self._done else self._seen(),
             "frames": np.stack(frames) if frames else None,
         }
 
@@ -145,11 +173,17 @@ class Session:
         self._done = step.terminated or step.truncated
         return step.reward, step.success
 
-    def _observe(self, cameras: list[str]) -> dict[str, NDArray[Any]]:
+    def _observe(self, cameras: list[str]) -> Observation:
         if cameras:
             self._must_render()
-        observation: dict[str, NDArray[Any]] = self._env.observe(cameras)
+        observation: Observation = self._env.observe(cameras)
         return observation
+
+    def _seen(self) -> Observation:
+        """The window, or the one observation that it holds."""
+        if len(self._window) == 1:
+            return self._window[0]
+        return {key: np.stack([seen[key] for seen in self._window]) for key in self._window[-1]}
 
     def _render(self, video: dict[str, int]) -> NDArray[np.uint8]:
         self._must_render()

@@ -14,16 +14,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from lerobot_ops import envs
 from lerobot_ops.artifacts import fsync_directory
 from lerobot_ops.config import Config, content_key
 from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import CAMERA_DTYPES, load_info
 from lerobot_ops.datasets.tables import column_array, load_data
 from lerobot_ops.datasets.writer import DatasetWriter
-from lerobot_ops.errors import ArtifactError, did_you_mean
+from lerobot_ops.errors import ArtifactError, ConfigError, did_you_mean
 from lerobot_ops.evaluation import pool, rollout
 from lerobot_ops.evaluation.config import EnvConfig, simulators
 from lerobot_ops.evaluation.records import Record
@@ -86,22 +85,19 @@ class CollectConfig(Config):
             raise ValueError("standard deviations of 0 or more are expected")
         return value
 
-    @model_validator(mode="after")
-    def _known_cameras(self) -> Self:
-        known = envs.benchmark(self.env.type).cameras
-        for name in self.camera_keys():
-            if name not in known:
-                raise ValueError(f"{self.env.type} has no camera {name}; {did_you_mean(name, known)}")
-        return self
-
     def writing_to(self, root: Path) -> Self:
         """The same collection in another place."""
         return self.altered("dataset.root", root)
 
-    def camera_keys(self) -> list[str]:
-        """The cameras that are recorded."""
+    def camera_keys(self, features: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Those of a benchmark's features that are recorded as video; raises ConfigError when it has no such camera."""
+        known = [name for name, feature in features.items() if feature["dtype"] in CAMERA_DTYPES]
         if isinstance(self.cameras, bool):
-            return list(envs.benchmark(self.env.type).cameras) if self.cameras else []
+            return known if self.cameras else []
+        for name in self.cameras:
+            if name not in known:
+                problem = f"{self.env.type} has no such camera"
+                raise ConfigError(problem, field="cameras", found=name, fix=did_you_mean(name, known))
         return list(dict.fromkeys(self.cameras))
 
 
@@ -144,14 +140,15 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
     notify = on_episode or _ignore
     sandbox = open_sandbox(config.env.type, config.sandbox)
     options = config.env.options | ({"image_size": config.camera_size} if config.camera_size else {})
-    hello = {"options": options, "cameras": config.camera_keys()}
+    hello = {"options": options, "video": bool(config.cameras)}
     with WorkerPark(sandbox, hello) as workers, _writing(config, sandbox, workers.info) as writer:
         for index in writer.saved:
             notify(index)
         takes = [take for take in _takes(config, workers.info["max_steps"]) if take.index not in writer.saved]
+        cameras = config.camera_keys(workers.info["features"])
 
-        def record(worker: Worker, take: Take, attempt: int, desk: pool.Desk) -> Record:
-            return _record(worker, take, attempt, writer, config.camera_keys())
+        def record(worker: Worker, take: Take, turn: pool.Turn, desk: pool.Desk) -> Record:
+            return _record(worker, take, turn, writer, cameras)
 
         def keep(take: Take, result: Record | pool.Failure) -> None:
             if isinstance(result, pool.Failure):
@@ -165,11 +162,11 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
 
 def _takes(config: CollectConfig, max_steps: int) -> list[Take]:
     tasks, noises = config.env.tasks(), _as_list(config.action_noise)
-    limit = config.env.limit(max_steps)
     takes = []
     for index in range(config.num_episodes):
         number, turn = divmod(index, len(tasks))
-        episode = Episode(tasks[turn], number, config.seed + number, limit)
+        task = tasks[turn]
+        episode = Episode(task, number, config.seed + number, config.env.limit(task, max_steps))
         takes.append(Take(index, episode, noises[number % len(noises)]))
     return takes
 
@@ -183,10 +180,11 @@ def _writing(config: CollectConfig, sandbox: Sandbox, info: dict[str, Any]) -> I
     root = Path(os.path.abspath(config.dataset.place))
     if root.exists():
         raise ArtifactError("the output exists already", file=root, fix="choose another output, or remove this one")
+    cameras = config.camera_keys(info["features"])
     recorded = {
         name: feature
         for name, feature in info["features"].items()
-        if feature["dtype"] not in CAMERA_DTYPES or name in config.camera_keys()
+        if feature["dtype"] not in CAMERA_DTYPES or name in cameras
     }
     features = {**recorded, **OUTCOME}
     content = config.model_dump(mode="json", exclude={"dataset", "workers", "sandbox"})
@@ -206,9 +204,9 @@ def _writing(config: CollectConfig, sandbox: Sandbox, info: dict[str, Any]) -> I
     fsync_directory(root.parent)
 
 
-def _record(worker: Worker, take: Take, attempt: int, writer: DatasetWriter, cameras: list[str]) -> Record:
+def _record(worker: Worker, take: Take, turn: pool.Turn, writer: DatasetWriter, cameras: list[str]) -> Record:
     """Play and write one episode; nothing of it is saved when the worker fails on the way."""
-    progress = Progress(take.episode, attempt)
+    progress = Progress(take.episode, turn)
     instruction = rollout.begin(worker, progress)["instruction"]
     most = FRAMES_AT_ONCE if cameras else STEPS_AT_ONCE
     with writer.episode(take.index) as episode:

@@ -22,7 +22,7 @@ class Env:
         ctypes.CDLL(None).puts(b"from C")
         ctypes.CDLL(None).fflush(None)
 
-    def reset(self, task, seed):
+    def reset(self, task, seed, number=0):
         self.count, self.goal = 0, seed
         if task == "hang":
             time.sleep(1000)

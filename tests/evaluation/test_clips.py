@@ -15,7 +15,7 @@ TASK = "button-press-topdown-v3"
 
 
 def record(task, episode, success, error=None) -> Record:
-    return Record(task, episode, 7, success, error, 10, 1.0, 1.0, "00", 0.1, 1)
+    return Record(task, episode, 7, None, success, error, 10, 1.0, 1.0, "00", 0.1, 0, 1)
 
 
 RECORDS = [

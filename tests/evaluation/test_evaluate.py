@@ -61,14 +61,14 @@ def test_episodes_have_their_own_seeds_and_layouts(expert):
     assert [(record.task, record.episode, record.seed) for record in records] == [
         (task, number, 1000 + number) for task in (TASK, "reach-v3") for number in range(3)
     ]
-    assert len({record.initial_state for record in records}) == 6
+    assert len({record.observation for record in records}) == 6
     assert all(0 < record.steps < 500 and record.max_reward > 5 for record in records)
 
 
 def test_the_folder_holds_lerobots_files_and_ours(expert):
     folder = expert.output_dir
     assert sorted(path.name for path in folder.iterdir()) == [
-        "episodes.jsonl",
+        "records.jsonl",
         "eval_info.json",
         "evaluation.json",
         "metrics.json",
@@ -129,7 +129,7 @@ def test_after_a_kill_only_the_missing_episodes_are_played(tmp_path):
             assert process.stdout.readline()
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "result").exists()
-    (log,) = tmp_path.glob(".result.partial-*/episodes.jsonl")
+    (log,) = tmp_path.glob(".result.partial-*/records.jsonl")
     kept = read_records(log)
     assert 3 <= len(kept) < 12
 
@@ -162,7 +162,7 @@ def test_a_broken_simulator_is_not_a_failing_policy(tmp_path):
     with pytest.raises(SandboxError, match="5 episodes in a row ended in an error") as caught:
         evaluate(broken)
     assert "did not answer" in str(caught.value)
-    (log,) = tmp_path.glob(".result.partial-*/episodes.jsonl")
+    (log,) = tmp_path.glob(".result.partial-*/records.jsonl")
     assert all(record.error and record.attempt == 2 and not record.success for record in read_records(log))
     mended = evaluate(config)
     assert (mended.pc_success, mended.n_errors, mended.n_episodes) == (100, 0, 6)

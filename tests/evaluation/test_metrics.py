@@ -12,9 +12,20 @@ from lerobot_ops.evaluation.records import Record
 
 
 def record(task="reach-v3", episode=0, success=True, error=None, **values) -> Record:
-    fixed = {"seed": 1000 + episode, "steps": 10, "sum_reward": 5.0, "max_reward": 1.0, "initial_state": "0" * 16}
+    fixed = {
+        "seed": 1000 + episode,
+        "steps": 10,
+        "sum_reward": 5.0,
+        "max_reward": 1.0,
+        "observation": "0" * 16,
+        "init_state": None,
+    }
     return Record(
-        task=task, episode=episode, success=success, error=error, **{**fixed, "seconds": 0.5, "attempt": 1, **values}
+        task=task,
+        episode=episode,
+        success=success,
+        error=error,
+        **{**fixed, "seconds": 0.5, "worker": 0, "attempt": 1, **values},
     )
 
 

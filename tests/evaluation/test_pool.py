@@ -26,7 +26,7 @@ class Env:
     def __init__(self, marks):
         self.marks = Path(marks)
 
-    def reset(self, task, seed):
+    def reset(self, task, seed, number=0):
         mark = self.marks / f"{task}-{seed}"
         first = not mark.exists()
         mark.touch()
@@ -81,11 +81,11 @@ class Bench:
         self.spawned.append(worker)
         return worker
 
-    def play(self, worker, job, attempt, desk):
+    def play(self, worker, job, turn, desk):
         task, seed = job
         reply = worker.request({"op": "reset", "task": task, "seed": seed})
         thread = desk.ask(threading.get_ident)
-        return {"process": int(reply["observation"]["observation.state"][0]), "attempt": attempt, "asked": thread}
+        return {"process": int(reply["observation"]["observation.state"][0]), "attempt": turn.attempt, "asked": thread}
 
     def deliver(self, job, result):
         self.threads.add(threading.get_ident())
@@ -145,7 +145,7 @@ def test_what_breaks_its_worker_twice_is_a_failure_and_the_rest_goes_on(bench):
         failure = bench.results["crash", seed]
         assert isinstance(failure, pool.Failure)
         assert isinstance(failure.error, WorkerDied)
-        assert failure.attempt == 2
+        assert failure.turn.attempt == 2
         assert "SIGABRT" in str(failure.error)
 
 
@@ -153,9 +153,9 @@ def test_errors_say_how_a_worker_broke(bench):
     bench.step_timeout_s = 2
     errors = {}
 
-    def play(worker, job, attempt, desk):
+    def play(worker, job, turn, desk):
         try:
-            return bench.play(worker, job, attempt, desk)
+            return bench.play(worker, job, turn, desk)
         except SandboxError as error:
             errors[job[0]] = type(error)
             raise
@@ -181,8 +181,8 @@ def test_an_error_of_the_policy_ends_the_run_at_once(bench):
     def breaking():
         raise PolicyBroke
 
-    def play(worker, job, attempt, desk):
-        return desk.ask(breaking) if job[1] == 3 else bench.play(worker, job, attempt, desk)
+    def play(worker, job, turn, desk):
+        return desk.ask(breaking) if job[1] == 3 else bench.play(worker, job, turn, desk)
 
     with pytest.raises(PolicyBroke):
         bench.run([("steady", seed) for seed in range(100)], play=play)

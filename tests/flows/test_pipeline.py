@@ -92,7 +92,7 @@ def test_killed_at_three_places_the_pipeline_ends_with_what_it_had_and_then_does
     run(workspace, kill_when=Path("outputs/train/*/*/checkpoints/000100/training_state"))
     assert not list(workspace.glob("outputs/train/*/*/pretrained_model"))
     collected = {path: path.stat().st_mtime_ns for path in workspace.glob("outputs/datasets/**/*.parquet")}
-    run(workspace, kill_when=Path("outputs/eval/*/.*.partial-*/episodes.jsonl"))
+    run(workspace, kill_when=Path("outputs/eval/*/.*.partial-*/records.jsonl"))
 
     finished = run(workspace)
     assert finished.returncode == 0, finished.stdout

@@ -178,7 +178,6 @@ def test_a_dataset_is_never_overwritten(recorded):
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"cameras": ["observation.imag"]}, "did you mean 'observation.image'"),
         ({"action_noise": -0.1}, "0 or more"),
         ({"action_noise": []}, "0 or more"),
         ({"num_episode": 3}, "did you mean 'num_episodes'"),
@@ -188,3 +187,9 @@ def test_a_dataset_is_never_overwritten(recorded):
 def test_bad_input_is_refused_before_anything_starts(tmp_path, values, problem):
     with pytest.raises(ConfigError, match=problem):
         configured(tmp_path / "dataset", **values)
+
+
+def test_a_camera_that_the_benchmark_lacks_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such camera[\s\S]*did you mean 'observation.image'"):
+        collect(configured(tmp_path / "dataset", cameras=["observation.imag"]))
+    assert list(tmp_path.iterdir()) == []

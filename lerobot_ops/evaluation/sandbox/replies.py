@@ -31,7 +31,8 @@ def most_bytes(request: Message, info: Message) -> int:
     observation = sum(math.prod(entry["shape"]) * _dtype(entry).itemsize for entry in features.values())
     video = request.get("video")
     frame = 3 * video["size"] ** 2 if isinstance(video, dict) else 0
-    return min(_ROOM + (1 + _steps(request)) * (observation + frame), protocol.MAX_BYTES)
+    shown = 1 + _steps(request)
+    return min(_ROOM + max(shown, request.get("last", 1)) * observation + shown * frame, protocol.MAX_BYTES)
 
 
 def checked(request: Message, reply: Message, info: Message) -> Message:
@@ -68,7 +69,9 @@ def _reset(request: Message, reply: Message, info: Message) -> Message:
         raise ProtocolError(f"its instruction is no line of text: {legible(instruction, 100)!r}")
     return {
         **reply,
-        "observation": _observation(reply, "observation", info, request.get("observe") or ()),
+        "observation": _observation(reply, "observation", info, request.get("observe") or (), _window(request)),
+        "init_state": None if reply.get("init_state") is None else _whole(reply, "init_state", 0, 10_000_000),
+        "max_steps": _whole(reply, "max_steps", 1, 10_000_000),
         "frames": _frames(reply, request, 1),
     }
 
@@ -79,7 +82,9 @@ def _step(request: Message, reply: Message, info: Message) -> Message:
         **reply,
         "rewards": _numbers(reply, "rewards", steps),
         "success": _flag(reply, "success"),
-        "observation": _observation(reply, "observation", info, request["observe"]),
+        "observation": (
+            None if reply["done"] else _observation(reply, "observation", info, request["observe"], _window(request))
+        ),
         "frames": _frames(reply, request, steps),
     }
 
@@ -110,6 +115,11 @@ _ANSWERS: dict[str, Callable[[Message, Message, Message], Message]] = {
 def _steps(request: Message) -> int:
     """How many steps a request asks for."""
     return len(request["actions"]) if "actions" in request else int(request.get("steps", 0))
+
+
+def _window(request: Message) -> tuple[int, ...]:
+    """The leading axis of the observations that a request asks for."""
+    return (request["last"],) if request.get("last", 1) > 1 else ()
 
 
 def _played(steps: int, request: Message, reply: Message) -> int:
