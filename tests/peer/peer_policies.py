@@ -1,0 +1,63 @@
+"""LeRobot in its own environment: `peer_policies.py OUT` computes the cases, `peer_policies.py act FOLDER` acts.
+
+`act` loads the checkpoint in FOLDER strictly, with its processors, and writes to FOLDER/../actions.npy what it does in
+the observations of FOLDER/../observations.npz, one after the other, with `known_draws`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import draccus
+import numpy as np
+import policy_cases as cases
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+
+def compute(name: str) -> dict:
+    values = cases.config_values(name)
+    config = draccus.decode(PreTrainedConfig, {**values, "device": "cpu"})
+    policy = get_policy_class(values["type"])(config)
+    cases.fill(policy)
+    policy.eval()
+
+    def chunk(observations: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What it plans after the last of the observations, which it is shown one by one."""
+        steps = config.n_obs_steps
+        for step in range(steps):
+            seen = {key: value[:, step] for key, value in observations.items()}
+            images = [seen[key] for key in config.image_features]
+            seen = {key: value for key, value in seen.items() if key not in config.image_features}
+            if images:
+                seen["observation.images"] = torch.stack(images, dim=-4)
+            for key, value in seen.items():
+                policy._queues[key].append(value)
+        return policy.predict_action_chunk(seen)
+
+    return cases.compute(name, policy, chunk)
+
+
+def act(folder: Path) -> None:
+    config = PreTrainedConfig.from_pretrained(folder)
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True).eval()
+    pre, post = make_pre_post_processors(config, pretrained_path=str(folder))
+    with np.load(folder.parent / "observations.npz") as content:
+        observations = {key: torch.from_numpy(content[key]) for key in content.files}
+    length = len(next(iter(observations.values())))
+    with cases.known_draws():
+        actions = [
+            post(policy.select_action(pre({key: value[step] for key, value in observations.items()})))
+            for step in range(length)
+        ]
+    np.save(folder.parent / "actions.npy", torch.stack(actions).numpy())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "act":
+        act(Path(sys.argv[2]))
+    else:
+        computed = {name: compute(name) for name in cases.CASES}
+        Path(sys.argv[1]).write_text(json.dumps(computed, indent=1) + "\n")
