@@ -134,7 +134,7 @@ def known_draws() -> Iterator[None]:
 
 
 def compute(name: str, policy: torch.nn.Module, chunk: Callable[[dict], torch.Tensor]) -> dict[str, Any]:
-    """What the policy says: a chunk, a training's loss and its gradients' norms; where codes are learned, of three steps."""
+    """What the policy says: a chunk, a loss and its gradients' norms; where codes are learned, three losses."""
     with known_draws():
         found: dict[str, Any] = {"chunk": chunk(batch(name, training=False)).flatten().tolist()}
     policy.train()
