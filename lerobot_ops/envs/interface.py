@@ -81,5 +81,5 @@ class Benchmark:
     distributions: tuple[str, ...] = ()
     """Python packages whose versions a record of an evaluation should hold."""
     recipe: str = ""
-    """For a third party's package: the folder in it that holds what its sandbox is made of, `requirements.txt` and, where
+    """For a third party's package: the folder in it that says what its sandbox is made of: `requirements.txt` and, where
     needed, `Dockerfile`, `prepare.py` and files that they read."""

@@ -1,33 +1,34 @@
 """Images of benchmarks: built once from a recipe, found by its digest, listed and pruned.
 
-The first image layer comes from `python:3.11-slim-bookworm`, or, where no registry answers, from Debian packages. The
-build uses the network, the certificates and the pip settings of this machine; the image keeps none of them.
+An image has three parts. The base (docker/Dockerfile.base) is shared by every benchmark and stored once; on it stand
+the benchmark's requirements (docker/Dockerfile.NAME), and on those the worker's own sources (docker/Dockerfile.worker),
+so that a changed source file costs a second and not an installation. Builds use the network, the certificates and the
+pip settings of this machine; the images keep none of them, and stages that saw them are removed.
 """
 
 import io
 import logging
-import os
-import subprocess
-import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
 
 from lerobot_ops import envs
-from lerobot_ops.errors import PrerequisiteError, SandboxError
+from lerobot_ops.errors import OpsError, SandboxError
+from lerobot_ops.evaluation.base_image import find_start
+from lerobot_ops.evaluation.build_settings import host_settings, proxies
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.recipe import Recipe, building, docker_folder, recipe
 
 if TYPE_CHECKING:
     import docker
 
-PYTHON_IMAGE = "python:3.11-slim-bookworm"
-DEBIAN_IMAGE = "lerobot-ops/base:bookworm"
-_RECIPE_LABEL = f"{LABEL}.recipe"
+RECIPE_LABEL = f"{LABEL}.recipe"
+"""On an image: the digest of what it was built from."""
+_STAGE_LABEL = f"{LABEL}.stage"
+_BASE, _REQUIREMENTS = "lerobot-ops/base", "lerobot-ops/requirements"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class BenchmarkImage:
     recipe: str
     """The digest of what it was built from."""
     size: int
-    """Bytes."""
+    """Bytes, with those of the base, which all images share."""
     current: bool
     """Whether it was built from the present recipe."""
 
@@ -53,19 +54,21 @@ def build_image(
 ) -> BenchmarkImage:
     """Build a benchmark's image unless it is there; `on_line` gets what the build prints.
 
-    Of the images of older recipes the two newest are kept.
+    `base_image` is what the base begins from when it is built, by default the official image of Python or, where that
+    cannot be pulled, one made of Debian packages. Of the images of older recipes the two newest are kept.
 
-    Raises PrerequisiteError without an engine or a base image, SandboxError with the last lines when the build fails.
+    Raises PrerequisiteError without an engine or an image to begin from, SandboxError with the last lines when the
+    build fails.
     """
     client = connect()
     made_of = recipe(benchmark)
+    say = on_line or _log.debug
     with building(f"image-{benchmark}"):
         image = find_image(benchmark, client)
-        if image is None or base_image is not None:
-            say = on_line or _log.debug
-            base = base_image or _base(client, say)
-            _log.info("building the image of %s from %s", benchmark, base)
-            _build(client, made_of, base, say)
+        if image is None:
+            _log.info("building the image of %s", benchmark)
+            base = _base(client, made_of, base_image, say)
+            _worker(client, made_of, _requirements(client, made_of, base, say), say)
             image = find_image(benchmark, client)
             prune_images(benchmark, keep=2)
     assert image is not None
@@ -92,21 +95,17 @@ def list_images(benchmark: str | None = None, client: "docker.DockerClient | Non
 
 
 def prune_images(benchmark: str | None = None, keep: int = 1) -> list[BenchmarkImage]:
-    """Remove images of older recipes, but for the `keep` newest of each benchmark; returns what was removed."""
-    import docker
+    """Remove images of older recipes, but for the `keep` newest of each benchmark; returns what was removed.
 
+    The requirements and bases that no image stands on any more go with them.
+    """
     client = connect()
     removed, kept = [], dict[str, int]()
     for image in list_images(benchmark, client):
         kept[image.benchmark] = kept.get(image.benchmark, 0) + (not image.current)
-        if image.current or kept[image.benchmark] <= keep:
-            continue
-        try:
-            client.images.remove(image.name)
-        except docker.errors.APIError as error:
-            _log.warning("%s stays: %s", image.name, error.explanation or error)
-        else:
+        if not image.current and kept[image.benchmark] > keep and _remove(client, image.name):
             removed.append(image)
+    _prune_parts(client, benchmark)
     return removed
 
 
@@ -115,28 +114,73 @@ def image_name(made_of: Recipe) -> str:
     return f"lerobot-ops/{made_of.benchmark}:{made_of.digest[:12]}"
 
 
-def _describe(image: Any) -> BenchmarkImage:
-    labels = image.labels
-    name = next((tag for tag in image.tags if tag.startswith("lerobot-ops/")), image.id)
-    benchmark, made_of = labels[LABEL], labels.get(_RECIPE_LABEL, "")
-    current = benchmark in envs.benchmarks() and made_of == recipe(benchmark).digest
-    return BenchmarkImage(name, benchmark, image.id, made_of, image.attrs["Size"], current)
+def _base(client: "docker.DockerClient", made_of: Recipe, start: str | None, say: Callable[[str], None]) -> str:
+    """The name of the base that benchmarks share, built unless it is there."""
+    name = f"{_BASE}:{made_of.base_digest[:12]}"
+    with building("image-base"):
+        if start is not None or not _has(client, name):
+            files = {"Dockerfile": made_of.shared["Dockerfile.base"]}
+            with find_start(client, start, say) as begins_from:
+                _build(client, "base", files, name, {"BASE_IMAGE": begins_from}, {}, say)
+    return name
 
 
-def _build(client: "docker.DockerClient", made_of: Recipe, base: str, say: Callable[[str], None]) -> None:
+def _requirements(client: "docker.DockerClient", made_of: Recipe, base: str, say: Callable[[str], None]) -> str:
+    """The name of an image with what runs beside the worker, built unless it is there."""
+    name = f"{_REQUIREMENTS}:{made_of.benchmark}-{made_of.requirements_digest[:12]}"
+    if not _has(client, name):
+        arguments = {"BASE_IMAGE": base, "BENCHMARK": made_of.benchmark}
+        _build(client, made_of.benchmark, _requirements_context(made_of), name, arguments, {}, say)
+    return name
+
+
+def _worker(client: "docker.DockerClient", made_of: Recipe, beneath: str, say: Callable[[str], None]) -> None:
+    """The image itself: the worker's sources on its requirements."""
+    labels = {LABEL: made_of.benchmark, RECIPE_LABEL: made_of.digest}
+    arguments = {"REQUIREMENTS_IMAGE": beneath}
+    _build(client, made_of.benchmark, _worker_context(made_of), image_name(made_of), arguments, labels, say)
+
+
+def _requirements_context(made_of: Recipe) -> dict[str, bytes]:
+    """What requirements are built from; of ours as they lie in the repository, of a third party's all in one folder."""
+    ours = bool(made_of.prefix)
+    place, listed = ("docker/", f"docker/requirements/{made_of.benchmark}.txt") if ours else ("", "requirements.txt")
+    return {
+        "Dockerfile": made_of.dockerfile,
+        listed: made_of.requirements,
+        f"{place}install.sh": made_of.shared["install.sh"],
+        **{f"{made_of.prefix}{name}": content for name, content in made_of.extra.items()},
+        **{f"{place}{name}": content for name, content in host_settings().items()},
+    }
+
+
+def _worker_context(made_of: Recipe) -> dict[str, bytes]:
+    guest = {f"guest/{name}": content for name, content in made_of.guest.items()}
+    return {"Dockerfile": made_of.shared["Dockerfile.worker"], **guest}
+
+
+def _build(
+    client: "docker.DockerClient",
+    benchmark: str,
+    files: Mapping[str, bytes],
+    tag: str,
+    arguments: dict[str, str],
+    labels: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
     import docker
 
     lines: list[str] = []
     try:
         for event in client.api.build(
-            fileobj=io.BytesIO(_context(made_of)),
+            fileobj=io.BytesIO(packed(files)),
             custom_context=True,
             dockerfile="Dockerfile",
-            tag=image_name(made_of),
+            tag=tag,
             # What this machine reaches, the build reaches: mirrors on localhost, proxies, a VPN.
             network_mode="host",
-            buildargs={"BASE_IMAGE": base, **_proxies()},
-            labels={LABEL: made_of.benchmark, _RECIPE_LABEL: made_of.digest},
+            buildargs={**arguments, **proxies()},
+            labels=labels,
             rm=True,
             forcerm=True,
             timeout=3600,
@@ -146,28 +190,17 @@ def _build(client: "docker.DockerClient", made_of: Recipe, base: str, say: Calla
                 lines.append(line)
                 say(line)
             if "error" in event:
-                raise _broken(made_of, lines)
+                raise _broken(benchmark, lines)
     except (docker.errors.APIError, requests.RequestException) as error:
-        raise _broken(made_of, [*lines, reason(error)]) from error
+        raise _broken(benchmark, [*lines, reason(error)]) from error
+    finally:
+        # Stages hold the certificates and the pip settings of this machine, and so perhaps a password.
+        for stage in client.images.list(filters={"label": f"{_STAGE_LABEL}={benchmark}", "dangling": True}):
+            _remove(client, str(stage.id))
 
 
-def _broken(made_of: Recipe, lines: list[str]) -> SandboxError:
-    return SandboxError(
-        f"the image of {made_of.benchmark} cannot be built",
-        file=docker_folder() / f"{made_of.benchmark}.Dockerfile",
-        found="\n".join([line for line in lines if line.strip()][-20:]),
-        fix="see what the build says, or use --sandbox.type=venv",
-    )
-
-
-def _context(made_of: Recipe) -> bytes:
+def packed(files: Mapping[str, bytes]) -> bytes:
     """What a build is made from, as a tar without times or owners, so that the engine's cache finds what it has."""
-    files = {
-        "Dockerfile": made_of.dockerfile,
-        f"docker/requirements/{made_of.benchmark}.txt": made_of.requirements,
-        **made_of.guest,
-        **_host_settings(),
-    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in sorted(files.items()):
@@ -177,66 +210,59 @@ def _context(made_of: Recipe) -> bytes:
     return buffer.getvalue()
 
 
-def _host_settings() -> dict[str, bytes]:
-    """The certificates and the pip settings of this machine, for the stage of the build that is left behind."""
-    files = {}
-    names = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-    bundle = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    if bundle and Path(bundle).is_file():
-        files["docker/host-ca.crt"] = Path(bundle).read_bytes()
-    settings = _pip_settings()
-    if settings:
-        lines = ["[global]", *(f"{name} = {value}" for name, value in sorted(settings.items()))]
-        files["docker/host-pip.conf"] = ("\n".join(lines) + "\n").encode()
-    return files
+def _prune_parts(client: "docker.DockerClient", benchmark: str | None) -> None:
+    """Remove requirements and bases of older recipes. What images stand on stays with them, only its name goes."""
+    present = [made_of for name in envs.benchmarks() if (made_of := _recipe_or_none(name))]
+    current = {f"{_BASE}:{made_of.base_digest[:12]}" for made_of in present}
+    current |= {f"{_REQUIREMENTS}:{made_of.benchmark}-{made_of.requirements_digest[:12]}" for made_of in present}
+    for image in client.images.list():
+        for tag in image.tags:
+            base, part = tag.startswith(f"{_BASE}:"), tag.startswith(f"{_REQUIREMENTS}:{benchmark or ''}")
+            if tag not in current and ((base and benchmark is None) or part):
+                _remove(client, tag)
 
 
-def _pip_settings() -> dict[str, str]:
-    """Where this user's pip finds packages, but for folders, which the build does not see."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = {}
-    for line in listed.stdout.splitlines():
-        name, _, value = line.partition("=")
-        found[name.rpartition(".")[2]] = value.strip("'\"").replace("\\n", " ")
-    settings = {}
-    for option in ("index-url", "extra-index-url", "trusted-host"):
-        value = os.environ.get(f"PIP_{option.upper().replace('-', '_')}") or found.get(option, "")
-        words = [word for word in value.split() if not word.startswith(("file:", "/", "."))]
-        if words:
-            settings[option] = " ".join(words)
-    return settings
+def _recipe_or_none(benchmark: str) -> Recipe | None:
+    try:
+        return recipe(benchmark)
+    except OpsError:  # it can only run in this interpreter
+        return None
 
 
-def _proxies() -> dict[str, str]:
-    """Docker takes these without keeping them in the image's history."""
-    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-    return {name: os.environ[name] for name in names if name in os.environ}
+def _describe(image: Any) -> BenchmarkImage:
+    labels = image.labels
+    name = next((tag for tag in image.tags if tag.startswith("lerobot-ops/")), image.id)
+    benchmark, made_of = labels[LABEL], labels.get(RECIPE_LABEL, "")
+    present = _recipe_or_none(benchmark) if benchmark in envs.benchmarks() else None
+    current = present is not None and made_of == present.digest
+    return BenchmarkImage(name, benchmark, image.id, made_of, image.attrs["Size"], current)
 
 
-def _base(client: "docker.DockerClient", say: Callable[[str], None]) -> str:
-    """An image with Python 3.11 to begin from: one that is here, else the official one, else one made of packages."""
+def _has(client: "docker.DockerClient", name: str) -> bool:
     import docker
 
-    for name in (PYTHON_IMAGE, DEBIAN_IMAGE):
-        try:
-            client.images.get(name)
-        except docker.errors.ImageNotFound:
-            continue
-        return name
     try:
-        client.images.pull(PYTHON_IMAGE)
-        return PYTHON_IMAGE
-    except (docker.errors.APIError, requests.RequestException) as error:
-        refused = reason(error)
-    say(f"{PYTHON_IMAGE} cannot be pulled ({refused}): making a base from Debian packages")
-    made = subprocess.run(
-        ["sh", str(docker_folder() / "make-base.sh"), DEBIAN_IMAGE], capture_output=True, text=True, check=False
+        client.images.get(name)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _remove(client: "docker.DockerClient", name: str) -> bool:
+    import docker
+
+    try:
+        client.images.remove(name)
+    except docker.errors.APIError as error:
+        _log.warning("%s stays: %s", name, error.explanation or error)
+        return False
+    return True
+
+
+def _broken(benchmark: str, lines: list[str]) -> SandboxError:
+    return SandboxError(
+        f"the image of {benchmark} cannot be built",
+        file=docker_folder() / f"Dockerfile.{benchmark}",
+        found="\n".join([line for line in lines if line.strip()][-20:]),
+        fix="see what the build says, or use --sandbox.type=venv",
     )
-    if made.returncode:
-        raise PrerequisiteError(
-            "no base image: it can neither be pulled nor made",
-            found=f"{refused}\n{made.stderr.strip()}",
-            fix="docker pull python:3.11-slim-bookworm where a registry answers, or run docker/make-base.sh as root",
-        )
-    return DEBIAN_IMAGE

@@ -16,6 +16,10 @@ class Sandbox(Protocol):
     """"docker", "venv" or "process"."""
     identity: str
     """What it holds, exactly: an image's digest, or the digest of the requirements and the worker's sources."""
+    recipe: str
+    """What decides the results of its workers, equal on every machine: the digest of what it is made from."""
+    image: str | None
+    """The digest of the image that it runs, for the record: two builds of one recipe differ in it."""
     reason: str
     """Why it is this kind."""
 

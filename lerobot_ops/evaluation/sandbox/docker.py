@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from lerobot_ops.errors import SandboxError
-from lerobot_ops.evaluation.images import build_image
+from lerobot_ops.evaluation.images import RECIPE_LABEL, build_image
 from lerobot_ops.evaluation.sandbox import owner
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
@@ -35,8 +35,10 @@ class DockerSandbox:
         self.benchmark, self.config, self.reason = benchmark, config, reason
         with contextlib.closing(connect()) as client:
             sweep(client)
-            # The image's digest.
             self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
+            self.image: str | None = self.identity
+            # An image that others built of our recipes says so; of any other its digest must do.
+            self.recipe = client.images.get(self.identity).labels.get(RECIPE_LABEL, self.identity)
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""

@@ -38,7 +38,8 @@ class ProcessSandbox:
     def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
         versions = _installed(benchmark)
-        self.identity = " ".join(f"{name}=={version}" for name, version in versions.items())
+        self.identity = self.recipe = " ".join(f"{name}=={version}" for name, version in versions.items())
+        self.image: str | None = None
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""

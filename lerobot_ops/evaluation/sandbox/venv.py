@@ -1,6 +1,5 @@
 """Workers in a virtual environment that holds only the benchmark; built once from the image's exact requirements."""
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -30,22 +29,28 @@ class VenvSandbox:
         self._python = _environment(made_of) / "bin" / "python"
         self._guest = _guest(made_of)
         self.identity = f"venv:{made_of.digest}"
+        self.recipe = made_of.digest
+        self.image: str | None = None
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""
         return process.start(self.benchmark, self.config, hello, self._python, self._guest)
 
 
+def environment_name(made_of: Recipe) -> str:
+    """The name of a recipe's virtual environment under this Python; it ends in what it was built from."""
+    return f"{made_of.benchmark}-{platform.python_version()}-{made_of.environment_digest[:12]}"
+
+
 def _environment(made_of: Recipe) -> Path:
-    """The virtual environment, built unless it is there; its name holds what it was built from."""
-    version = platform.python_version()
-    key = hashlib.sha256(made_of.requirements + version.encode()).hexdigest()[:12]
-    name = f"{made_of.benchmark}-{version}-{key}"
+    """The virtual environment, built unless it is there."""
+    name = environment_name(made_of)
     target = cache_folder() / "venvs" / name
     with building(name):
         # The interpreter is a link: it breaks when the Python that it was made with is removed.
         if not ((target / ".complete").is_file() and (target / "bin" / "python").exists()):
             _build(made_of, target)
+    (target / ".complete").touch()
     return target
 
 
@@ -59,19 +64,29 @@ def _build(made_of: Recipe, target: Path) -> None:
             found=process.tail(made.stdout),
             fix="apt-get install -y python3-venv",
         )
-    requirements = target / "requirements.txt"
-    requirements.write_bytes(made_of.requirements)
+    folder = target / "recipe"
+    for name, content in {**made_of.extra, "requirements.txt": made_of.requirements}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     python = str(target / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
-    installed = _run([*install, "--only-binary=:all:", "--requirement", str(requirements)])
+    installed = _run([*install, "--only-binary=:all:", "--requirement", "requirements.txt"], folder)
     if installed.returncode:
         raise SandboxError(
             f"the sandbox of {made_of.benchmark} cannot be installed",
-            file=requirements,
+            file=folder / "requirements.txt",
             found=process.tail(installed.stdout),
             fix="see what pip says; it uses your own configuration (pip config list)",
         )
-    (target / ".complete").touch()
+    if "prepare.py" in made_of.extra:
+        prepared = _run([python, "prepare.py"], folder)
+        if prepared.returncode:
+            raise SandboxError(
+                f"the sandbox of {made_of.benchmark} cannot be prepared",
+                file=folder / "prepare.py",
+                found=process.tail(prepared.stdout),
+                fix="see what it says",
+            )
 
 
 def _guest(made_of: Recipe) -> Path:
@@ -84,10 +99,14 @@ def _guest(made_of: Recipe) -> Path:
                 for path, content in made_of.guest.items():
                     (partial / path).parent.mkdir(parents=True, exist_ok=True)
                     (partial / path).write_bytes(content)
+    # When it was last used, which `leftovers` asks.
+    os.utime(target)
     return target
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     # An interpreter's own variables must not lead another one astray.
     variables = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, check=False)
+    return subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, check=False
+    )
