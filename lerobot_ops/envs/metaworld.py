@@ -19,22 +19,32 @@ IMAGE = "observation.image"
 CAMERAS = ("corner2", "corner", "corner3", "topview", "behindGripper", "gripperPOV")
 # LeRobot moves this camera closer to the table, after https://arxiv.org/abs/2206.14244.
 _CORNER2_POSITION = (0.75, 0.075, 0.7)
+_STATE_SIZE = 39
 
 
 class MetaWorldEnv:
     """One Meta-World environment. Its simulator is built once for a task and used again for the task's next episode.
 
     Source: LeRobot 0.6 `envs/metaworld.py` for what is shown, Meta-World 3.0.0 `sawyer_xyz_env.py` for the rest. An
-    equal seed gives the layout that LeRobot gives. One thing is mended: Meta-World's first observation shows some
-    objects and goals where an earlier layout had them (by up to 20 cm), because poses are not computed again after the
-    layout is drawn; here it shows them where they are.
+    equal seed gives the episode that LeRobot gives, to the bit.
+
+    That includes a fault of Meta-World's: it draws a layout twice at each reset, and in about half the tasks the first
+    observation still shows some objects or goals where the first draw had them, by up to 20 cm, because poses are not
+    computed again. With `settled_start` it shows them where they are. `one_hot_task` appends to the environment's
+    state which of Meta-World's fifty tasks is played, in the order of its own MT50.
     """
 
     fps = 80
     action_dim = 4
     max_steps = 500
 
-    def __init__(self, image_size: int = 480, camera_name: str = "corner2") -> None:
+    def __init__(
+        self,
+        image_size: int = 480,
+        camera_name: str = "corner2",
+        settled_start: bool = False,
+        one_hot_task: bool = False,
+    ) -> None:
         if camera_name not in CAMERAS:
             fix = did_you_mean(camera_name, CAMERAS)
             raise ConfigError("Meta-World has no such camera", field="camera_name", found=camera_name, fix=fix)
@@ -42,21 +52,25 @@ class MetaWorldEnv:
             raise ConfigError("no such image", field="image_size", found=image_size, expected="16 to 2048 pixels")
         self.image_size = image_size
         self.camera_name = camera_name
+        self.settled_start = settled_start
+        self.one_hot_task = one_hot_task
         self._task: str | None = None
         self._env: Any = None
         self._expert: Any = None
         self._renderer: Renderer | None = None
-        self._observation: NDArray[np.float64] = np.zeros(39)
+        self._observation: NDArray[np.float64] = np.zeros(_STATE_SIZE)
+        self._one_hot: NDArray[np.float64] = np.zeros(0)
         self._frames: dict[int, NDArray[np.uint8]] = {}
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
         """LeRobot feature entries of every observation and of the action."""
+        state_size = _STATE_SIZE + (len(INSTRUCTIONS) if self.one_hot_task else 0)
         image = {"shape": [self.image_size, self.image_size, 3], "names": ["height", "width", "channel"]}
         return {
             IMAGE: {"dtype": "video", **image},
             "observation.state": {"dtype": "float32", "shape": [4], "names": ["x", "y", "z", "gripper"]},
-            "observation.environment_state": {"dtype": "float32", "shape": [39], "names": None},
+            "observation.environment_state": {"dtype": "float32", "shape": [state_size], "names": None},
             "action": {"dtype": "float32", "shape": [4], "names": ["dx", "dy", "dz", "gripper"]},
         }
 
@@ -71,8 +85,9 @@ class MetaWorldEnv:
         self._expert = ENV_POLICY_MAP[task]()
         # `reset(seed=...)` ignores its seed; `seed` and the flag set in `_build` are what make it count.
         self._env.seed(seed)
-        self._env.reset()
-        self._observation = self._settled_observation()
+        self._observation, _ = self._env.reset()
+        if self.settled_start:
+            self._observation = self._settled_observation()
         self._frames.clear()
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -89,7 +104,7 @@ class MetaWorldEnv:
         """The present observation; `cameras` may hold "observation.image", which costs a rendering."""
         observation: dict[str, NDArray[Any]] = {
             "observation.state": self._observation[:4].astype(np.float32),
-            "observation.environment_state": self._observation.astype(np.float32),
+            "observation.environment_state": np.concatenate([self._observation, self._one_hot]).astype(np.float32),
         }
         for key in cameras:
             if key != IMAGE:
@@ -119,7 +134,7 @@ class MetaWorldEnv:
 
     def _build(self, task: str) -> None:
         import mujoco
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT50_V3
 
         # The experts say this of themselves at every step; their actions are clipped anyway.
         warnings.filterwarnings("ignore", message="Constant\\(s\\) may be too high")
@@ -135,6 +150,8 @@ class MetaWorldEnv:
             camera = mujoco.mj_name2id(env.model, mujoco.mjtObj.mjOBJ_CAMERA, "corner2")
             env.model.cam_pos[camera] = _CORNER2_POSITION
         self._env, self._task = env, task
+        if self.one_hot_task:
+            self._one_hot = np.array([task == other for other in MT50_V3], dtype=np.float64)
 
     def _settled_observation(self) -> NDArray[np.float64]:
         """The first observation, with every pose computed from the layout that was drawn."""
@@ -155,7 +172,7 @@ BENCHMARK = Benchmark(
     default_task="button-press-topdown-v3",
     limits=dict.fromkeys(INSTRUCTIONS, MetaWorldEnv.max_steps),
     has_expert=True,
-    options=("image_size", "camera_name"),
+    options=("image_size", "camera_name", "settled_start", "one_hot_task"),
     prepare_rendering=prepare,
     distributions=("metaworld", "mujoco", "gymnasium", "numpy", "scipy"),
 )
