@@ -98,7 +98,18 @@ class PolicyConfig(Config):
 
     @property
     def keeps_memory(self) -> bool:
-        """Whether an action depends on earlier queries of the episode, and not on the observation alone."""
+        """Whether an action depends on earlier queries of the episode, and not on the observation alone.
+
+        Such a policy is asked at every step, through `select_action`, and sees every observation of the episode.
+        """
+        return False
+
+    @property
+    def remembers_chunks_only(self) -> bool:
+        """Of a policy that keeps memory: whether that is of its own chunks alone, which `Policy.combined` makes use of.
+
+        Its chunks can then be predicted for several episodes in one batch.
+        """
         return False
 
     @property

@@ -1,8 +1,8 @@
 """A trained policy as the evaluator and the robot use it: an observation in, the actions to execute out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,12 +11,25 @@ from numpy.typing import NDArray
 from lerobot_ops.errors import ConfigError, did_you_mean
 from lerobot_ops.policies.checkpoint import Checkpoint, load_checkpoint
 from lerobot_ops.policies.device import best_device
+from lerobot_ops.policies.draws import SeededDraws
 from lerobot_ops.processors.pipeline import Pipeline
-from lerobot_ops.processors.steps import RenameObservations
+from lerobot_ops.processors.steps import Batch, RenameObservations
+
+
+class Moment(NamedTuple):
+    """What a policy knows when it decides."""
+
+    observation: Mapping[str, NDArray[Any]]
+    """Unbatched: vectors, and uint8 images (H, W, 3). When the runner's `last` is more than 1, every key has the last
+    observations, oldest first, as (last, ...)."""
+    task: str = ""
+    """In natural language."""
+    key: tuple[int, ...] | None = None
+    """Names the random numbers of this decision, such as (an episode's seed, the step); none draws from torch's own."""
 
 
 class PolicyRunner:
-    """A checkpoint that acts. One observation is one batch, so an answer does not depend on what else is asked."""
+    """A checkpoint that acts."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -24,6 +37,10 @@ class PolicyRunner:
         self.type: str = config.type
         self.n_action_steps: int = config.n_actions
         self.n_obs_steps: int = config.n_obs_steps
+        self.alone: bool = config.keeps_memory and not config.remembers_chunks_only
+        """Whether every episode asks for itself, with each of its observations in turn."""
+        self.last: int = 1 if self.alone else config.n_obs_steps
+        """How many of the latest observations a decision is shown."""
         outside = _outside_names(checkpoint.preprocessor)
         self.observation_keys: list[str] = [outside.get(name, name) for name in config.input_features]
         self.cameras: list[str] = [outside.get(name, name) for name in config.image_features]
@@ -44,23 +61,55 @@ class PolicyRunner:
         runner._bound = True
         return runner
 
-    @torch.no_grad()
     def act(self, observation: Mapping[str, NDArray[Any]], task: str = "") -> NDArray[np.float32]:
-        """The next actions (n_action_steps, A) in the units of the dataset.
+        """The next actions (n_action_steps, A) in the units of the dataset; see `act_together`."""
+        return act_together([(self, Moment(observation, task))])[0]
 
-        `observation` is unbatched: vectors, and uint8 images (H, W, 3), for each of `observation_keys`. Raises
-        ConfigError when one is missing or has another shape. A policy whose `config.keeps_memory` acts only through
-        `episode()`.
-        """
+    def _prepare(self, moment: Moment) -> Batch:
+        """The policy's batch of one; what the policy reads is (1, last, ...) when `last` is more than 1."""
         policy = self._checkpoint.policy
         if policy.config.keeps_memory and not self._bound:
             raise ConfigError("this policy remembers its earlier queries", fix="act through PolicyRunner.episode()")
+        if self.last == 1:
+            return self._one(moment.observation, moment.task)
+        for name in self.observation_keys:
+            if name in moment.observation and len(moment.observation[name]) != self.last:
+                shape = moment.observation[name].shape
+                raise ConfigError("another number of observations", field=name, found=shape, expected=self.last)
+        steps = [
+            self._one({name: value[step] for name, value in moment.observation.items()}, moment.task)
+            for step in range(self.last)
+        ]
+        seen = {name: torch.stack([step[name] for step in steps], dim=1) for name in policy.config.input_features}
+        return {**steps[-1], **seen}
+
+    def _one(self, observation: Mapping[str, NDArray[Any]], task: str) -> Batch:
         tensors: dict[str, Any] = {name: self._tensor(observation, name) for name in self.observation_keys}
-        batch = self._checkpoint.preprocessor({**tensors, "task": task})
+        return self._checkpoint.preprocessor({**tensors, "task": task})
+
+    def _chunks(self, rows: list[Batch], keys: list[tuple[int, ...] | None], size: int) -> torch.Tensor:
+        """The chunks (len(rows), T, A) of rows that are computed in one batch of `size`."""
+        policy, padding = self._checkpoint.policy, size - len(rows)
+        batch = _joined(rows + rows[:1] * padding)
+        if not policy.config.is_random or None in keys:
+            return policy.predict_chunk(batch)[: len(rows)]
+        draws = SeededDraws([key for key in keys + keys[:1] * padding if key is not None])
+        chunks: torch.Tensor = cast(Any, policy).predict_chunk(batch, draws)
+        return chunks[: len(rows)]
+
+    def _taken(self, chunk: torch.Tensor) -> NDArray[np.float32]:
+        """The actions (n_action_steps, A) that are executed, of a chunk (1, T, A)."""
+        policy = self._checkpoint.policy
         if policy.config.keeps_memory:
-            actions = policy.select_action(batch).unsqueeze(1)
-        else:
-            actions = policy.predict_chunk(batch)[:, : self.n_action_steps]
+            chunk = policy.combined(chunk).unsqueeze(1)
+        return self._outside(chunk[:, : self.n_action_steps])
+
+    def _selected(self, moment: Moment) -> NDArray[np.float32]:
+        """The action (1, A) of a policy that sees every observation in turn."""
+        _seed(moment.key)
+        return self._outside(self._checkpoint.policy.select_action(self._prepare(moment)).unsqueeze(1))
+
+    def _outside(self, actions: torch.Tensor) -> NDArray[np.float32]:
         result: NDArray[np.float32] = self._checkpoint.postprocessor.action(actions)[0].float().numpy()
         return result
 
@@ -84,6 +133,70 @@ class PolicyRunner:
             )
         tensor = torch.from_numpy(np.array(value, order="C"))
         return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+
+
+@torch.no_grad()
+def act_together(asked: Sequence[tuple[PolicyRunner, Moment]], size: int = 1) -> list[NDArray[np.float32]]:
+    """The next actions (n_action_steps, A), in the units of the dataset, of each runner of one checkpoint.
+
+    The policy computes batches of exactly `size` rows; what lacks is filled up. So the bits of a row do not depend on
+    how many are asked at once (see `places_matter` for what else they may depend on). A runner that is `alone` computes
+    for itself. A policy whose `config.keeps_memory` acts only through `PolicyRunner.episode()`. Raises ConfigError when
+    an observation is missing or has another shape.
+    """
+    if asked[0][0].alone:
+        return [runner._selected(moment) for runner, moment in asked]
+    results = []
+    for begin in range(0, len(asked), size):
+        part = asked[begin : begin + size]
+        _seed(part[0][1].key)
+        rows = [runner._prepare(moment) for runner, moment in part]
+        chunks = part[0][0]._chunks(rows, [moment.key for _, moment in part], size)
+        results += [runner._taken(chunk.unsqueeze(0)) for (runner, _), chunk in zip(part, chunks, strict=True)]
+    return results
+
+
+@torch.no_grad()
+def places_matter(runner: PolicyRunner, moment: Moment, size: int) -> bool:
+    """Whether a row's bits depend on its place in a batch of `size`, or on the rows beside it.
+
+    Libraries for matrices may sum in another order at the edge of a batch, which depends on device, library and shapes;
+    so this is tried with the policy as it is: `moment` at every place, beside rows that are different.
+    """
+    row, key = runner._prepare(moment), moment.key or (0,)
+    seen = set()
+    for place in range(size):
+        rows = [row if other == place else _changed(row, 1 + other + place) for other in range(size)]
+        keys = [key if other == place else (*key, 1 + other) for other in range(size)]
+        _seed(key)
+        seen.add(runner._chunks(rows, list(keys), size)[place].cpu().numpy().tobytes())
+    return len(seen) > 1
+
+
+def _changed(row: Batch, number: int) -> Batch:
+    return {
+        name: value + 0.01 * number if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in row.items()
+    }
+
+
+def _joined(rows: list[Batch]) -> Batch:
+    """Batches of one as one batch."""
+    if len(rows) == 1:
+        return rows[0]
+    joined: Batch = {}
+    for name, value in rows[0].items():
+        if isinstance(value, torch.Tensor):
+            joined[name] = torch.cat([row[name] for row in rows])
+        else:
+            joined[name] = [item for row in rows for item in row[name]] if isinstance(value, list) else value
+    return joined
+
+
+def _seed(key: tuple[int, ...] | None) -> None:
+    """Make torch's own generator depend on the decision alone, for policies that draw from it."""
+    if key is not None:
+        torch.manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0]))
 
 
 def _outside_names(preprocessor: Pipeline) -> dict[str, str]:

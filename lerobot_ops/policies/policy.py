@@ -43,6 +43,13 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
+    def combined(self, chunk: Tensor) -> Tensor:
+        """The action (B, A) to take now, given the chunk (B, T, A) that was predicted now, and those before.
+
+        For a policy whose `config.remembers_chunks_only`.
+        """
+        raise NotImplementedError
+
     def resume(self, step: int) -> None:
         """Called before a training goes on that has made so many steps, its weights being those of then."""
 

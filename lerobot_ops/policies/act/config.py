@@ -104,6 +104,10 @@ class ACTConfig(PolicyConfig):
     def keeps_memory(self) -> bool:
         return self.temporal_ensemble_coeff is not None
 
+    @property
+    def remembers_chunks_only(self) -> bool:
+        return self.keeps_memory
+
     def reads(self, name: str, feature: PolicyFeature) -> bool:
         vector = {STATE: FeatureType.STATE, ENVIRONMENT_STATE: FeatureType.ENV}.get(name) == feature.type
         camera = feature.type == FeatureType.VISUAL and feature.shape[0] == 3

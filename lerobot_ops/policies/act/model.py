@@ -60,11 +60,14 @@ class ACTPolicy(Policy):
         coefficient = self.config.temporal_ensemble_coeff
         self.ensemble = None if coefficient is None else TemporalEnsemble(coefficient)
 
+    def combined(self, chunk: Tensor) -> Tensor:
+        return chunk[:, 0] if self.ensemble is None else self.ensemble(chunk)
+
     @torch.no_grad()
     def select_action(self, batch: Batch) -> Tensor:
         if self.ensemble is None:
             return super().select_action(batch)
-        return self.ensemble(self.predict_chunk(batch))
+        return self.combined(self.predict_chunk(batch))
 
 
 class ACT(nn.Module):
