@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 GROUP = "lerobot_ops.envs"
-BUILT_IN = {"metaworld": "lerobot_ops.envs.metaworld:BENCHMARK"}
+BUILT_IN = {"libero": "lerobot_ops.envs.libero:BENCHMARK", "metaworld": "lerobot_ops.envs.metaworld:BENCHMARK"}
 
 
 def benchmarks() -> list[str]:

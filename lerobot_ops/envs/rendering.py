@@ -8,6 +8,7 @@ import ctypes
 import ctypes.util
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,10 @@ def check_frame(frame: NDArray[np.uint8], library: str) -> None:
 
 
 class Renderer:
-    """Pictures of one model from one of its cameras, drawn as gymnasium's offscreen viewer draws them."""
+    """Pictures of one model from its cameras, drawn as gymnasium's offscreen viewer draws them."""
 
-    def __init__(self, model: Any, camera: str) -> None:
+    def __init__(self, model: Any, camera: str, hidden_groups: Sequence[int] = ()) -> None:
+        """`hidden_groups` are groups of geometries that no picture shows."""
         import mujoco
 
         if os.environ.get("MUJOCO_GL") == "osmesa":
@@ -110,22 +112,27 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
         self._option, self._perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._option.geomgroup[list(hidden_groups)] = 0
         self._gl = GLContext(model.vis.global_.offwidth, model.vis.global_.offheight)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
-    def frame(self, data: Any, size: int) -> NDArray[np.uint8]:
-        """What the camera sees, uint8 (size, size, 3), top row first."""
+    def frame(self, data: Any, size: int | tuple[int, int], camera: str | None = None) -> NDArray[np.uint8]:
+        """What the camera, or another one, sees, uint8 (height, width, 3), top row first."""
         mujoco = self._mujoco
+        height, width = (size, size) if isinstance(size, int) else size
+        if camera is not None:
+            self._camera.fixedcamid = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
         self._gl.make_current()
-        if size > min(self._context.offWidth, self._context.offHeight):
-            mujoco.mjr_resizeOffscreen(size, size, self._context)
+        if width > self._context.offWidth or height > self._context.offHeight:
+            largest = max(width, self._context.offWidth), max(height, self._context.offHeight)
+            mujoco.mjr_resizeOffscreen(*largest, self._context)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._camera, everything, self._scene)
-        viewport = mujoco.MjrRect(0, 0, size, size)
+        viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._context)
-        pixels = np.empty((size, size, 3), dtype=np.uint8)
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, viewport, self._context)
         return np.ascontiguousarray(pixels[::-1])
 
