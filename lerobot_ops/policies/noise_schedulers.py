@@ -43,13 +43,13 @@ class NoiseScheduler:
         self.clip = clip_sample_range if clip_sample else None
         self.kept = torch.cumprod(1.0 - betas(beta_schedule, steps, beta_start, beta_end), dim=0)
         """How much of the clean actions' variance is left at each level (the literature's alpha bar)."""
-        self._one = torch.tensor(1.0)
+        self._kept_there, self._one = self.kept, torch.tensor(1.0)
 
     def add_noise(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Actions (B, T, A) with noise of the levels (B,)."""
-        if self.kept.device != clean.device:
-            self.kept = self.kept.to(clean.device)
-        kept = self.kept.to(clean.dtype)[levels].view(-1, *[1] * (clean.ndim - 1))
+        if self._kept_there.device != clean.device:
+            self._kept_there = self.kept.to(clean.device)
+        kept = self._kept_there.to(clean.dtype)[levels].view(-1, *[1] * (clean.ndim - 1))
         return kept**0.5 * clean + (1 - kept) ** 0.5 * noise
 
     def levels(self, count: int) -> list[int]:
@@ -59,9 +59,9 @@ class NoiseScheduler:
     def denoise(self, predict: Predict, noise: Tensor, count: int, draws: Draws) -> Tensor:
         """Pure noise (B, T, A) -> actions, in `count` queries of the network."""
         levels, sample = self.levels(count), noise
-        kept = self.kept.cpu()  # scalars of the CPU multiply tensors of any device, and nothing waits
         for level, next_level in zip(levels, [*levels[1:], -1], strict=True):
-            here, there = kept[level], kept[next_level] if next_level >= 0 else self._one
+            # scalars of the CPU multiply tensors of any device, and nothing waits
+            here, there = self.kept[level], self.kept[next_level] if next_level >= 0 else self._one
             output = predict(sample, level)
             sample = self._less_noisy(sample, output, here, there, draws if level > 0 else None)
         return sample
