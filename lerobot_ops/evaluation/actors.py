@@ -1,11 +1,12 @@
 """What is measured: a trained policy, or one without training, which tells a benchmark's faults from a policy's.
 
 An actor answers a query with the actions that are executed before the next one. It is called from one thread, and an
-answer depends on the query alone: not on other episodes, nor on how many of them run at once.
+answer depends on the query and its episode alone: not on other episodes, nor on how many of them run at once.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lerobot_ops.errors import CheckpointError, did_you_mean
+from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.evaluation.config import SANITY_POLICIES, PolicySource
+from lerobot_ops.evaluation.pool import Desk
 
 if TYPE_CHECKING:
     from lerobot_ops.policies.inference import PolicyRunner
 
 OPEN_LOOP_STEPS = 50
 """Actions that a policy without observations gives at once."""
+ROWS_ON_ACCELERATORS = 8
+"""Queries that a policy answers at once by default where a batch costs hardly more than one."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Query:
     step: int
     """Steps of the episode that are over."""
     action_dim: int
+    action_bounds: NDArray[np.float64]
+    """The least and the greatest of every number of an action, (2, action_dim)."""
 
 
 Act = Callable[[Query], NDArray[np.float32]]
@@ -53,64 +59,149 @@ class Actor(Protocol):
     """Those of them that must be rendered."""
     last: int
     """How many of the latest observations a query shows."""
+    together: int
+    """How many queries `decide` takes at most."""
     facts: dict[str, Any]
     """What a record of the evaluation holds about it."""
 
-    def episode(self) -> Act:
-        """How it decides in one new episode; what it remembers of that one is its own."""
+    def steps(self, instruction: str, number: int) -> int | None:
+        """The steps that it has for an episode of a task, if they are limited; raises when it cannot play it."""
+
+    def episode(self) -> Any:
+        """What it remembers of one new episode."""
+
+    def decide(self, asked: Sequence[tuple[Any, Query]]) -> list[NDArray[np.float32]]:
+        """The answer to each query, given what it remembers of that query's episode."""
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         """Entered around every use."""
 
 
+class Queries:
+    """The queries of several worker threads, decided in the pool's thread, as many at once as the actor takes.
+
+    No query waits for others to come: whatever is there when the actor is free is decided together.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self._waiting: deque[_Ticket] = deque()
+
+    def act(self, desk: Desk) -> Act:
+        """How a new episode's thread asks."""
+        memory = desk.ask(self._actor.episode)
+
+        def act(query: Query) -> NDArray[np.float32]:
+            ticket = _Ticket(memory, query)
+            self._waiting.append(ticket)
+            return desk.ask(self._answer, ticket)
+
+        return act
+
+    def _answer(self, ticket: "_Ticket") -> NDArray[np.float32]:
+        """The answer to one ticket, and to those beside it on the way."""
+        while ticket.actions is None:
+            count = min(self._actor.together, len(self._waiting))
+            tickets = [self._waiting.popleft() for _ in range(count)]
+            decided = self._actor.decide([(other.memory, other.query) for other in tickets])
+            for other, actions in zip(tickets, decided, strict=True):
+                other.actions = actions
+        return ticket.actions
+
+
+@dataclass(eq=False)
+class _Ticket:
+    memory: Any
+    query: Query
+    actions: NDArray[np.float32] | None = None
+
+
 class OpenLoopActor:
     """Decides without looking."""
+
+    last = together = 1
 
     def __init__(self, kind: str, act: Act) -> None:
         self.observation_keys: list[str] = []
         self.cameras: list[str] = []
-        self.last = 1
         self.facts: dict[str, Any] = {"type": kind}
         self._act = act
 
-    def episode(self) -> Act:
-        return self._act
+    def steps(self, instruction: str, number: int) -> int | None:
+        return None
+
+    def episode(self) -> Any:
+        return None
+
+    def decide(self, asked: Sequence[tuple[Any, Query]]) -> list[NDArray[np.float32]]:
+        return [self._act(query) for _, query in asked]
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 
 class CheckpointActor:
-    """A trained policy."""
+    """A trained policy, whose batches always have `together` rows."""
 
-    def __init__(self, runner: "PolicyRunner") -> None:
+    def __init__(self, runner: "PolicyRunner", together: int) -> None:
         self._runner = runner
+        self._checked = together == 1 or runner.alone
         self.observation_keys = runner.observation_keys
         self.cameras = runner.cameras
-        self.last = 1
-        self.facts: dict[str, Any] = {"type": runner.type, "n_action_steps": runner.n_action_steps}
+        self.last = runner.last
+        self.together = 1 if runner.alone else together
+        self.facts: dict[str, Any] = {
+            "type": runner.type,
+            "n_action_steps": runner.n_action_steps,
+            "policy_batch": self.together,
+        }
 
-    def episode(self) -> Act:
-        runner = self._runner.episode()
-        return lambda query: runner.act(query.observation, query.instruction)
+    def steps(self, instruction: str, number: int) -> int | None:
+        return None
+
+    def episode(self) -> "PolicyRunner":
+        return self._runner.episode()
+
+    def decide(self, asked: Sequence[tuple[Any, Query]]) -> list[NDArray[np.float32]]:
+        """Raises ConfigError when a batch would make an episode's actions depend on the episodes beside it."""
+        from lerobot_ops.policies.inference import Moment, act_together, places_matter
+
+        rows = [
+            (runner, Moment(query.observation, query.instruction, (query.seed, query.step))) for runner, query in asked
+        ]
+        if not self._checked and places_matter(*rows[0], self.together):
+            raise ConfigError(
+                "this policy's actions would depend on their place in a batch",
+                field="eval.policy_batch",
+                found=self.together,
+                expected="rows whose bits do not depend on the rows beside them, on this device and with its libraries",
+                fix="--eval.policy_batch=1",
+            )
+        self._checked = True
+        return act_together(rows, self.together)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """Compute on one thread: sums, and so successes, then do not depend on the machine's number of cores."""
         import torch
 
-        before = torch.get_num_threads()
+        threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
         torch.set_num_threads(1)
+        torch.backends.cudnn.deterministic = True
         try:
-            yield
+            with torch.random.fork_rng():
+                yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.deterministic = deterministic
 
 
-def load_actor(source: PolicySource) -> Actor | None:
+def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
     """The actor that `source` names; None for the scripted expert, which plays inside the simulator.
 
-    Raises CheckpointError when there is neither a checkpoint nor a policy of that name.
+    `policy_batch` is how many queries a policy answers at once; 0 is 1 on the CPU, and more on accelerators. Raises
+    CheckpointError when there is neither a checkpoint nor a policy of that name, and DatasetError when there is nothing
+    to replay.
     """
     if source.path == "expert":
         return None
@@ -118,6 +209,10 @@ def load_actor(source: PolicySource) -> Actor | None:
         return OpenLoopActor("zero", zero)
     if source.path == "random":
         return OpenLoopActor("random", random)
+    if source.dataset is not None:
+        from lerobot_ops.evaluation.replay import ReplayActor
+
+        return ReplayActor(source.dataset)
     path = Path(source.path)
     if not path.is_dir():
         raise CheckpointError(
@@ -129,7 +224,8 @@ def load_actor(source: PolicySource) -> Actor | None:
         )
     from lerobot_ops.policies.inference import PolicyRunner
 
-    return CheckpointActor(PolicyRunner.from_checkpoint(path, device=source.device))
+    runner = PolicyRunner.from_checkpoint(path, device=source.device)
+    return CheckpointActor(runner, policy_batch or (1 if source.device == "cpu" else ROWS_ON_ACCELERATORS))
 
 
 def zero(query: Query) -> NDArray[np.float32]:
@@ -140,7 +236,7 @@ def zero(query: Query) -> NDArray[np.float32]:
 def random(query: Query) -> NDArray[np.float32]:
     """Uniform in [-1, 1], decided by the episode's seed and the step."""
     generator = np.random.default_rng([query.seed, query.step])
-    return generator.uniform(-1, 1, (OPEN_LOOP_STEPS, query.action_dim)).astype(np.float32)
+    return generator.uniform(*query.action_bounds, (OPEN_LOOP_STEPS, query.action_dim)).astype(np.float32)
 
 
 def script(actions: NDArray[np.float32]) -> Act:

@@ -11,7 +11,7 @@ from lerobot_ops.config import Config
 from lerobot_ops.errors import ConfigError
 from lerobot_ops.evaluation.sandbox import SandboxConfig
 
-SANITY_POLICIES = ("expert", "zero", "random")
+SANITY_POLICIES = ("expert", "zero", "random", "replay")
 
 
 class EnvConfig(Config):
@@ -83,9 +83,20 @@ class PolicySource(Config):
     """Where the policy comes from."""
 
     path: str = "expert"
-    """A checkpoint folder (`…/pretrained_model`); or `expert`, `zero` or `random`, which check the benchmark itself."""
+    """A checkpoint folder (`…/pretrained_model`); or one that checks the benchmark itself: `expert`, `zero`, `random`,
+    or `replay`, which plays the stored actions of `dataset`."""
+    dataset: Path | None = None
+    """A LeRobotDataset, for `replay`: its i-th episode with a task's instruction is played in the task's episode i."""
     device: str = "cpu"
     """Where the policy computes: cpu, cuda, cuda:1, mps."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.path == "replay" and self.dataset is None:
+            raise ValueError("replay plays the actions of a dataset; add --policy.dataset=FOLDER")
+        if self.path != "replay" and self.dataset is not None:
+            raise ValueError("a dataset is replayed with --policy.path=replay only")
+        return self
 
     @property
     def is_sanity(self) -> bool:
@@ -99,7 +110,10 @@ class EpisodesConfig(Config):
     n_episodes: int = Field(default=50, ge=1)
     """Episodes of each task."""
     batch_size: int = Field(default=0, ge=0)
-    """Simulators that run at once; 0 for one per processor core. The results do not depend on it."""
+    """Simulators that run at once; 0 for as many as cores and memory allow. The results do not depend on it."""
+    policy_batch: int = Field(default=0, ge=0)
+    """Rows of every batch of the policy, empty ones included, so that an action's bits do not depend on how many
+    episodes ask at once; they do depend on this number. 0 is 1 on the CPU and 8 elsewhere."""
 
 
 class ClipsConfig(Config):
@@ -126,10 +140,31 @@ class EvalConfig(Config):
     eval: EpisodesConfig = EpisodesConfig()
     seed: int = Field(default=1000, ge=0)
     """Episode i of every task is reset with seed + i."""
+    shard: str | None = Field(default=None, pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")
+    """Play only the i-th of n parts of the episodes, as "i/n", from 1/n to n/n; see `evaluation.shards`."""
     output_dir: Path | None = None
     """Where the results go; by default a folder of `outputs/eval` that is named by the evaluation's content."""
     clips: ClipsConfig = ClipsConfig()
     sandbox: SandboxConfig = SandboxConfig()
+
+    @model_validator(mode="after")
+    def _a_part(self) -> Self:
+        if self.shard is not None:
+            part, parts = map(int, self.shard.split("/"))
+            count = len(self.env.tasks()) * self.eval.n_episodes
+            if not part <= parts <= count:
+                raise ValueError(
+                    f"shard {self.shard} is none: {count} episodes make 1 to {count} shards, from 1/n to n/n"
+                )
+        return self
+
+    def episodes(self) -> list[tuple[str, int]]:
+        """(task, number within it) of every episode to play: all, or those of the shard."""
+        every = [(task, number) for task in self.env.tasks() for number in range(self.eval.n_episodes)]
+        if self.shard is None:
+            return every
+        part, parts = map(int, self.shard.split("/"))
+        return every[(part - 1) * len(every) // parts : part * len(every) // parts]
 
 
 def simulators(requested: int, jobs: int) -> int:

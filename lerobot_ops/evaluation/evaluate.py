@@ -11,23 +11,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lerobot_ops import envs
 from lerobot_ops.artifacts import staged, write_json
 from lerobot_ops.config import content_key
-from lerobot_ops.errors import CheckpointError, PrerequisiteError, SandboxError
+from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError, SandboxError
 from lerobot_ops.evaluation import clips, pool, records, rollout
-from lerobot_ops.evaluation.actors import Act, Actor, Query, load_actor
+from lerobot_ops.evaluation.actors import Act, Actor, Queries, load_actor
 from lerobot_ops.evaluation.clips import Clip
-from lerobot_ops.evaluation.config import EvalConfig, simulators
-from lerobot_ops.evaluation.metrics import eval_info, metrics
-from lerobot_ops.evaluation.records import Record, RecordLog
-from lerobot_ops.evaluation.result import PROVENANCE, EvalResult, finished_key, load_result
+from lerobot_ops.evaluation.config import EvalConfig
+from lerobot_ops.evaluation.records import Record, RecordLog, repeated_beginnings
+from lerobot_ops.evaluation.result import KEY, PROVENANCE, EvalResult, finished_key, load_result, write_result
 from lerobot_ops.evaluation.rollout import Episode, Progress
 from lerobot_ops.evaluation.sandbox import Sandbox, Worker, open_sandbox
-from lerobot_ops.evaluation.workers import WorkerPark
+from lerobot_ops.evaluation.workers import WorkerPark, crew, measured
 from lerobot_ops.versioning.digest import digest
 
 logger = logging.getLogger(__name__)
@@ -45,10 +41,10 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
 
     Raises CheckpointError, PrerequisiteError, SandboxError, and ArtifactError when the output folder holds another.
     """
-    actor = load_actor(config.policy)
+    actor = _load_actor(config)
     sandbox = open_sandbox(config.env.type, config.sandbox)
     identity = _identity(config, actor, sandbox)
-    key = content_key("evaluation", 1, identity)
+    key = content_key(*KEY, identity)
     output = config.output_dir or Path("outputs", "eval", key[:12])
     if finished_key(output) == key:
         return load_result(output)
@@ -56,32 +52,52 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
         evaluation = _Evaluation(config, actor, workers, partial)
         found = evaluation.play_missing(on_record or _ignore)
         made, problems = evaluation.film(found)
-        _write(partial, config, found, made)
+        notes = repeated_beginnings(found)
+        for note in notes:
+            logger.warning(note)
+        write_result(partial, config.env, found, made)
         provenance = {
             "key": key,
             "evaluation": identity,
             "groups": config.env.groups(),
             "sandbox_reason": sandbox.reason,
+            "simulators": evaluation.simulators,
             "versions": workers.info["versions"],
             "clips": [clip.model_dump() for clip in made],
             "clip_problems": problems,
+            "notes": notes,
         }
         write_json(partial / PROVENANCE, provenance)
     return load_result(output)
 
 
+def _load_actor(config: EvalConfig) -> Actor | None:
+    """The actor; raises ConfigError for the expert of a benchmark that has none."""
+    actor = load_actor(config.policy, config.eval.policy_batch)
+    if actor is None and not envs.benchmark(config.env.type).has_expert:
+        raise ConfigError(
+            f"{config.env.type} has no scripted expert",
+            field="policy.path",
+            found="expert",
+            expected="a checkpoint's folder, zero or random; or replay, with --policy.dataset=FOLDER",
+        )
+    return actor
+
+
 def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict[str, Any]:
     """All that decides the result: an interrupted evaluation is continued only by the same one."""
-    version = config.policy.path if config.policy.is_sanity else digest(Path(config.policy.path))
+    source = config.policy
+    version = digest(source.dataset or Path(source.path)) if source.dataset or not source.is_sanity else source.path
     return {
         "env": config.env.model_dump(mode="json"),
         "policy": {
             "version": version,
-            "device": config.policy.device,
+            "device": source.device,
             **(actor.facts if actor else {"type": "expert"}),
         },
         "n_episodes": config.eval.n_episodes,
         "seed": config.seed,
+        "shard": config.shard,
         "clips": config.clips.model_dump(mode="json"),
         "sandbox": {"type": sandbox.kind, "identity": sandbox.identity},
     }
@@ -125,12 +141,10 @@ class _Evaluation:
         self.config, self.actor, self.workers, self.folder = config, actor, workers, folder
         self.cameras = actor.cameras if actor else []
         self.last = actor.last if actor else 1
-        most = workers.info["max_steps"]
-        self.episodes = [
-            Episode(task, number, config.seed + number, config.env.limit(task, most))
-            for task in config.env.tasks()
-            for number in range(config.eval.n_episodes)
-        ]
+        self.queries = Queries(actor) if actor else None
+        self.simulators = ""
+        """How many run at once, and why."""
+        self.episodes = [self._episode(task, number) for task, number in config.episodes()]
 
     def play_missing(self, on_record: Callable[[Record], None]) -> list[Record]:
         """Play the episodes without a record, and those that ended in an error; all records, in order."""
@@ -182,11 +196,30 @@ class _Evaluation:
         self._run([episode for episode in self.episodes if episode.key in wanted], film, keep)
         return [made[key] for key in wanted if key in made], sorted(problems)
 
+    def _episode(self, task: str, number: int) -> Episode:
+        limit = self.config.env.limit(task, self.workers.info["max_steps"])
+        own = self.actor.steps(envs.instruction(self.config.env.type, task), number) if self.actor else None
+        return Episode(task, number, self.config.seed + number, limit if own is None else min(limit, own))
+
     def _run(self, episodes: list[Episode], play: Callable[..., Any], keep: Callable[..., None]) -> None:
-        count = simulators(self.config.eval.batch_size, len(episodes))
-        take, park = self.workers.take, self.workers.park
+        if not episodes:
+            return
+        requested = self.config.eval.batch_size
+        memory = None if requested else measured(self.workers, episodes[0], self.cameras)
+        together = crew(requested, len(episodes), memory)
+        if not self.simulators:
+            self.simulators = f"{together.count}: {together.reason}"
+            logger.info("simulators: %s", self.simulators)
         with self.actor.at_work() if self.actor else contextlib.nullcontext():
-            pool.run(episodes, spawn=take, retire=park, play=play, deliver=keep, workers=count)
+            pool.run(
+                episodes,
+                spawn=self.workers.take,
+                retire=self.workers.park,
+                play=play,
+                deliver=keep,
+                workers=together.count,
+                kind=lambda episode: episode.task,
+            )
 
     def _play(self, worker: Worker, episode: Episode, turn: pool.Turn, desk: pool.Desk) -> Record:
         act = self._act(desk)
@@ -196,33 +229,11 @@ class _Evaluation:
 
     def _act(self, desk: pool.Desk) -> Act | None:
         """How a worker's thread queries the policy: it runs in the pool's thread alone."""
-        actor = self.actor
-        if actor is None:
-            return None
-
-        decide = desk.ask(actor.episode)
-
-        def act(query: Query) -> NDArray[np.float32]:
-            return desk.ask(decide, query)
-
-        return act
+        return self.queries.act(desk) if self.queries else None
 
 
 def _error_record(episode: Episode, failure: pool.Failure) -> Record:
     return Progress(episode, failure.turn).record(error=str(failure.error))
-
-
-def _write(folder: Path, config: EvalConfig, found: Sequence[Record], made: Sequence[Clip]) -> None:
-    """The files that follow from the records."""
-    groups, films = config.env.groups(), clips.paths_by_task(made)
-    names = {
-        f"{group}_{config.env.task_id(group, task)}": task for group, members in groups.items() for task in members
-    }
-    records.write_records(folder / records.FILE_NAME, found)
-    write_json(folder / "metrics.json", {"env": config.env.type, "task": config.env.task, **metrics(found, groups)})
-    write_json(folder / "eval_info.json", eval_info(found, groups, films))
-    described = {name: envs.instruction(config.env.type, task) for name, task in names.items()}
-    write_json(folder / "task_descriptions.json", described)
 
 
 def _ignore(record: Record) -> None:

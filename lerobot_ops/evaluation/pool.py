@@ -100,15 +100,19 @@ def run(
     deliver: Callable[[Job, Result | Failure], None],
     workers: int,
     retire: Callable[[W], None] | None = None,
+    kind: Callable[[Job], object] = lambda job: None,
 ) -> None:
-    """Play every job on one of `workers` simulators, in the order of `jobs` as they become free.
+    """Play every job on one of `workers` simulators, as they become free.
+
+    A simulator goes on with jobs of the `kind` that it had, since it is built for them already; then it takes up a kind
+    that no other plays, then any. Otherwise the order is that of `jobs`.
 
     `play(worker, job, turn, desk)` runs in a worker's thread; `deliver(job, result)` runs here, in the order in
     which jobs finish. `retire(worker)` takes a worker that has no more to do; by default it is closed. An error of a
     worker (SandboxError) leads to a second attempt and then to a Failure. Any other error, a second error of `spawn`,
     and what `deliver` or a function given to the desk raises end the run: all workers are killed and it is raised here.
     """
-    crew = _Crew(deque(jobs), spawn, play, deliver, retire or _close)
+    crew = _Crew(_Queue(jobs, kind), spawn, play, deliver, retire or _close)
     crew.start(min(workers, len(jobs)))
     try:
         with stopping.told_by(lambda: crew.desk.post(stopping.check)):
@@ -118,12 +122,38 @@ def run(
         crew.dismiss()
 
 
+class _Queue(Generic[Job]):
+    """The jobs that nobody has begun, and which kind each simulator plays."""
+
+    def __init__(self, jobs: Sequence[Job], kind: Callable[[Job], object]) -> None:
+        self._waiting: dict[object, deque[Job]] = {}
+        for job in jobs:
+            self._waiting.setdefault(kind(job), deque()).append(job)
+        self._played: dict[int, object] = {}
+        self._lock = threading.Lock()
+
+    def take(self, slot: int) -> tuple[Job] | None:
+        """The next job for one simulator, if there is any."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            chosen = self._played.get(slot)
+            if slot not in self._played or chosen not in self._waiting:
+                busy = [kind for other, kind in self._played.items() if other != slot]
+                chosen = next((kind for kind in self._waiting if kind not in busy), next(iter(self._waiting)))
+            self._played[slot] = chosen
+            job = self._waiting[chosen].popleft()
+            if not self._waiting[chosen]:
+                del self._waiting[chosen]
+            return (job,)
+
+
 class _Crew(Generic[W, Job, Result]):
     """The threads of one run and the jobs that are left."""
 
     def __init__(
         self,
-        jobs: deque[Job],
+        jobs: _Queue[Job],
         spawn: Callable[[], W],
         play: Callable[[W, Job, Turn, Desk], Result],
         deliver: Callable[[Job, Result | Failure], None],
@@ -161,10 +191,7 @@ class _Crew(Generic[W, Job, Result]):
         """Play jobs until none is left; the life of one thread."""
         worker: W | None = None
         try:
-            while self.jobs and not self._dismissed:
-                job = self._next()
-                if job is None:
-                    break
+            while not self._dismissed and (job := self.jobs.take(slot)) is not None:
                 worker, result = self._attempt(worker, job[0], slot)
                 self.desk.post(self.deliver, job[0], result)
             if worker is not None:
@@ -174,12 +201,6 @@ class _Crew(Generic[W, Job, Result]):
             if worker is not None:
                 self._part(worker, _close)
             self.desk.post(self._leave, error)
-
-    def _next(self) -> tuple[Job] | None:
-        try:
-            return (self.jobs.popleft(),)
-        except IndexError:
-            return None
 
     def _attempt(self, worker: W | None, job: Job, slot: int) -> tuple[W | None, Result | Failure]:
         """The job's result, and the worker that is ready for the next one."""

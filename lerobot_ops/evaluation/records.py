@@ -89,6 +89,23 @@ def read_records(path: Path) -> list[Record]:
     return _scan(path)[1]
 
 
+def repeated_beginnings(records: Iterable[Record]) -> list[str]:
+    """A sentence for each task whose episodes do not all begin differently: repetitions are no further evidence."""
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        if record.error is None:
+            by_task.setdefault(record.task, []).append(record)
+    sentences = []
+    for task, episodes in by_task.items():
+        stored = {record.init_state for record in episodes} - {None}
+        if stored and len(stored) < len(episodes):
+            sentences.append(f"{task}: {len(episodes)} episodes began from {len(stored)} stored initial states")
+        seen = {record.observation for record in episodes}
+        if not stored and len(seen) < len(episodes):
+            sentences.append(f"{task}: {len(episodes)} episodes began with {len(seen)} different observations")
+    return sentences
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace `path` by these records, in their order, at once."""
     write_bytes(path, b"".join(map(_line, records)))

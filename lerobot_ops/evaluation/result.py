@@ -1,15 +1,21 @@
 """The result of an evaluation, read from the folder that it left."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lerobot_ops import envs
+from lerobot_ops.artifacts import write_json
 from lerobot_ops.errors import ArtifactError
-from lerobot_ops.evaluation.clips import Clip
-from lerobot_ops.evaluation.metrics import Score, score, score_of
-from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records
+from lerobot_ops.evaluation.clips import Clip, paths_by_task
+from lerobot_ops.evaluation.config import EnvConfig
+from lerobot_ops.evaluation.metrics import Score, eval_info, metrics, score, score_of
+from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records, write_records
 
 PROVENANCE = "evaluation.json"
+KEY = ("evaluation", 2)
+"""What the key of an evaluation begins with; the number counts changes of what equal configurations give."""
 
 
 class TaskScore(Score):
@@ -31,6 +37,8 @@ class EvalResult(Score):
     clips: list[Clip]
     clip_problems: list[str]
     """Clips that could not be made, and why."""
+    notes: list[str]
+    """What a reader of the success rate should know, such as episodes that began alike."""
 
     @property
     def records(self) -> list[Record]:
@@ -40,7 +48,7 @@ class EvalResult(Score):
 
 def load_result(output_dir: Path) -> EvalResult:
     """The result in an evaluation's folder; raises ArtifactError when there is none."""
-    provenance = _provenance(output_dir)
+    provenance = read_provenance(output_dir)
     if provenance is None:
         raise ArtifactError("there is no finished evaluation", file=output_dir, expected=f"a folder with {PROVENANCE}")
     records = read_records(output_dir / FILE_NAME)
@@ -56,16 +64,32 @@ def load_result(output_dir: Path) -> EvalResult:
         per_group={group: score_of(records, members) for group, members in groups.items()},
         clips=[Clip(**clip) for clip in provenance["clips"]],
         clip_problems=provenance["clip_problems"],
+        notes=provenance["notes"],
     )
+
+
+def write_result(folder: Path, env: EnvConfig, found: Sequence[Record], clips: Sequence[Clip]) -> None:
+    """Write the files that follow from the records."""
+    groups = env.groups()
+    write_records(folder / FILE_NAME, found)
+    write_json(folder / "metrics.json", {"env": env.type, "task": env.task, **metrics(found, groups)})
+    write_json(folder / "eval_info.json", eval_info(found, groups, paths_by_task(clips)))
+    described = {
+        f"{group}_{env.task_id(group, task)}": envs.instruction(env.type, task)
+        for group, members in groups.items()
+        for task in members
+    }
+    write_json(folder / "task_descriptions.json", described)
 
 
 def finished_key(output_dir: Path) -> str | None:
     """The key of the finished evaluation in a folder, if there is one."""
-    provenance = _provenance(output_dir)
+    provenance = read_provenance(output_dir)
     return None if provenance is None else str(provenance["key"])
 
 
-def _provenance(output_dir: Path) -> dict[str, Any] | None:
+def read_provenance(output_dir: Path) -> dict[str, Any] | None:
+    """What was measured, with what; None when the folder holds no finished evaluation."""
     path = output_dir / PROVENANCE
     if not path.is_file():
         return None

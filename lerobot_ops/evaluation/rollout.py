@@ -99,14 +99,14 @@ def play(
     """
     progress = Progress(episode, turn)
     reply = begin(worker, progress, cameras, last, video)
-    instruction, action_dim = reply["instruction"], worker.info["action_dim"]
+    instruction, action_dim, bounds = reply["instruction"], worker.info["action_dim"], worker.info["action_bounds"]
     while True:
         if show is not None and reply["frames"] is not None:
             show(reply["frames"])
         if not progress.left:
             return progress.record()
         step = len(progress.rewards)
-        query = Query(reply["observation"], instruction, episode.number, episode.seed, step, action_dim)
+        query = Query(reply["observation"], instruction, episode.number, episode.seed, step, action_dim, bounds)
         actions = act(query)[: progress.left]
         _check_actions(actions, action_dim)
         observe = cameras if len(actions) < progress.left else []  # nobody looks at the last observation

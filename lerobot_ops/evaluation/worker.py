@@ -6,10 +6,13 @@ traceback}}, with the request's "id". It renders only what a request asks for. W
 and a question that they ask on stdin meets its end. The worker ends with the stream, even in the middle of a step.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import resource
 import select
+import sys
 import threading
 import traceback
 from collections import deque
@@ -64,6 +67,7 @@ class Session:
             "fps": self._env.fps,
             "max_steps": self._env.max_steps,
             "action_dim": self._env.action_dim,
+            "action_bounds": _bounds(self._env),
             "features": self._env.features,
             "versions": _versions(known.distributions),
             "render": render,
@@ -80,7 +84,8 @@ class Session:
     ) -> dict[str, Any]:
         """Begin the episode of a task, a seed and a number.
 
-        Answers {observation, init_state (index or None), instruction, max_steps of the task, frames}.
+        Answers {observation, init_state (index or None), instruction, max_steps of the task, frames, memory}; the last
+        is the most that this process has used so far, in bytes.
         """
         init_state = self._env.reset(task, seed, number)
         self._step, self._done = 0, False
@@ -92,6 +97,7 @@ class Session:
             "instruction": envs.instruction(self._benchmark, task),
             "max_steps": self._env.max_steps,
             "frames": self._render(video)[None] if video else None,
+            "memory": _peak_memory(),
         }
 
     def step(
@@ -250,6 +256,20 @@ def _end_with(stream: int) -> None:
     poller.register(stream, 0)
     poller.poll()
     os._exit(0)
+
+
+def _peak_memory() -> int:
+    """The most resident memory so far, in bytes."""
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    # It counts in bytes on macOS. On Linux it would include what the process that started this one had used.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _bounds(env: Any) -> NDArray[np.float64]:
+    """The least and the greatest of every number of an action, (2, action_dim)."""
+    bounds = [getattr(env, "action_low", -1.0), getattr(env, "action_high", 1.0)]
+    return np.array([np.broadcast_to(bound, env.action_dim) for bound in bounds], np.float64)
 
 
 def _versions(distributions: tuple[str, ...]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from lerobot_ops import envs
 from lerobot_ops.artifacts import fsync_directory
 from lerobot_ops.config import Config, content_key
 from lerobot_ops.datasets.encoding import VideoEncoding
@@ -24,11 +25,11 @@ from lerobot_ops.datasets.tables import column_array, load_data
 from lerobot_ops.datasets.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, ConfigError, did_you_mean
 from lerobot_ops.evaluation import pool, rollout
-from lerobot_ops.evaluation.config import EnvConfig, simulators
+from lerobot_ops.evaluation.config import EnvConfig
 from lerobot_ops.evaluation.records import Record
 from lerobot_ops.evaluation.rollout import Episode, Progress
 from lerobot_ops.evaluation.sandbox import Sandbox, SandboxConfig, Worker, open_sandbox
-from lerobot_ops.evaluation.workers import WorkerPark
+from lerobot_ops.evaluation.workers import WorkerPark, crew, measured
 
 OUTCOME = {
     "next.reward": {"dtype": "float32", "shape": [1], "names": None},
@@ -74,7 +75,7 @@ class CollectConfig(Config):
     action_noise: float | list[float] = 0.0
     """Standard deviation of the noise that is added to the expert's actions; episodes take turns in a list of them."""
     workers: int = Field(default=0, ge=0)
-    """Simulators that run at once; 0 for one per processor core. The dataset does not depend on it."""
+    """Simulators that run at once; 0 for as many as cores and memory allow. The dataset does not depend on it."""
     sandbox: SandboxConfig = SandboxConfig()
     """Where the simulators run."""
 
@@ -138,6 +139,8 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
     what was recorded until then is kept for the next run.
     """
     notify = on_episode or _ignore
+    if not envs.benchmark(config.env.type).has_expert:
+        raise ConfigError("this benchmark has no scripted expert to record", field="env.type", found=config.env.type)
     sandbox = open_sandbox(config.env.type, config.sandbox)
     options = config.env.options | ({"image_size": config.camera_size} if config.camera_size else {})
     hello = {"options": options, "video": bool(config.cameras)}
@@ -155,8 +158,17 @@ def collect(config: CollectConfig, *, on_episode: Callable[[int], None] | None =
                 raise result.error
             notify(take.index)
 
-        count = simulators(config.workers, len(takes))
-        pool.run(takes, spawn=workers.take, retire=workers.park, play=record, deliver=keep, workers=count)
+        memory = measured(workers, takes[0].episode, cameras) if takes and not config.workers else None
+        count = crew(config.workers, len(takes), memory).count
+        pool.run(
+            takes,
+            spawn=workers.take,
+            retire=workers.park,
+            play=record,
+            deliver=keep,
+            workers=count,
+            kind=lambda take: take.episode.task,
+        )
     return _result(config.dataset.place)
 
 

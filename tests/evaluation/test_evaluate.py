@@ -68,10 +68,10 @@ def test_episodes_have_their_own_seeds_and_layouts(expert):
 def test_the_folder_holds_lerobots_files_and_ours(expert):
     folder = expert.output_dir
     assert sorted(path.name for path in folder.iterdir()) == [
-        "records.jsonl",
         "eval_info.json",
         "evaluation.json",
         "metrics.json",
+        "records.jsonl",
         "task_descriptions.json",
     ]
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -52,12 +52,13 @@ def legible(text: str, most: int = MAX_TEXT) -> str:
 def _hello(request: Message, reply: Message, info: Message) -> Message:
     if reply.get("protocol") != protocol.VERSION:
         raise ProtocolError(f"it speaks protocol {reply.get('protocol')!r}, not {protocol.VERSION}: build it again")
-    versions = _map(reply, "versions")
+    versions, action_dim = _map(reply, "versions"), _whole(reply, "action_dim", 1, 4096)
     return {
         **reply,
         "fps": _whole(reply, "fps", 1, 100_000),
         "max_steps": _whole(reply, "max_steps", 1, 10_000_000),
-        "action_dim": _whole(reply, "action_dim", 1, 4096),
+        "action_dim": action_dim,
+        "action_bounds": _array("action_bounds", reply.get("action_bounds"), np.dtype("float64"), (2, action_dim)),
         "features": {key: _feature(key, entry) for key, entry in _map(reply, "features").items()},
         "versions": {legible(name, 100): legible(_text(versions, name), 100) for name in versions},
     }
@@ -72,6 +73,7 @@ def _reset(request: Message, reply: Message, info: Message) -> Message:
         "observation": _observation(reply, "observation", info, request.get("observe") or (), _window(request)),
         "init_state": None if reply.get("init_state") is None else _whole(reply, "init_state", 0, 10_000_000),
         "max_steps": _whole(reply, "max_steps", 1, 10_000_000),
+        "memory": _whole(reply, "memory", 0, 1 << 50),
         "frames": _frames(reply, request, 1),
     }
 
