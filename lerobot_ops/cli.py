@@ -165,7 +165,7 @@ def _parse(model: Any, arguments: Arguments, command: str, positional: str | Non
         place = f" [{positional.upper()}]" if positional else ""
         print(f"lerobot-ops {command}{place}: {COMMANDS[command][0]}\n")
         print("  --config_path FILE[:SECTION]\n      a YAML or JSON file or a section of it; flags lie on top")
-        for flag, kind, default, sentence in describe(model):
+        for flag, kind, default, sentence in describe(model, arguments):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         sys.exit(0)
     return parse(model, arguments, positional)

@@ -73,12 +73,21 @@ def build(model: type[C], values: dict[str, Any], source: str | Path) -> C:
         raise ConfigError("the configuration is not valid:\n" + "\n".join(problems), file=source) from error
 
 
-def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    """(flag, type, default, sentence) of every field of `model` and of the models nested in it."""
-    for prefix, name, field in _walk(model, ""):
+def describe(model: type[BaseModel], arguments: Sequence[str] = ()) -> Iterator[tuple[str, str, str, str]]:
+    """(flag, type, default, sentence) of every field of `model` and of the models nested in it.
+
+    Of variants only that one is described that `arguments` choose by `--NAME.type=…`, or else the default, if any.
+    """
+    after = next((number for number, argument in enumerate(arguments) if argument.startswith("--")), len(arguments))
+    flags = _split([argument for argument in arguments[after:] if argument != "-h"])
+    chosen = {name: value for name, value in flags if name.endswith(".type")}
+    for flag, field, variants in _walk(model, "", chosen):
+        kind, sentence = _type_name(field.annotation), " ".join((field.description or "").split())
+        if variants:
+            kind = " | ".join(variants)
+            sentence = f"Every type has flags of its own: {flag}=… --help shows them."
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
-        sentence = " ".join((field.description or "").split())
-        yield f"--{prefix}{field.alias or name}", _type_name(field.annotation), default, sentence
+        yield flag, kind, default, sentence
 
 
 def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -133,13 +142,23 @@ def _model_at(model: type[BaseModel], values: dict[str, Any], path: list[str]) -
     return here
 
 
-def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, FieldInfo]]:
+def _walk(
+    model: type[BaseModel], prefix: str, chosen: dict[str, str], variants: Sequence[str] = ()
+) -> Iterator[tuple[str, FieldInfo, Sequence[str]]]:
+    """(flag, field, variants) of all fields; `variants` are the types that a field named `type` may choose."""
     for name, field in model.model_fields.items():
-        nested = list(_models(field.annotation))
+        flag, nested = f"--{prefix}{field.alias or name}", list(_models(field.annotation))
         if not nested:
-            yield prefix, field.alias or name, field
+            yield flag, field, variants if name == "type" else ()
+        tags = [str(_tag(member)) for member in nested] if len(nested) > 1 and all(map(_tag, nested)) else []
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        wanted = chosen.get(f"{prefix}{name}.type", str(getattr(default, "type", None)))
+        if tags and wanted not in tags:
+            yield f"{flag}.type", field, tags
+            continue
         for member in nested:
-            yield from _walk(member, f"{prefix}{name}.")
+            if not tags or str(_tag(member)) == wanted:
+                yield from _walk(member, f"{prefix}{name}.", chosen, tags)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

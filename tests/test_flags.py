@@ -98,4 +98,9 @@ def test_the_description_lists_nested_fields_with_their_sentences() -> None:
     lines = {flag: (kind, default, sentence) for flag, kind, default, sentence in describe(Run)}
     assert lines["--steps"] == ("int", "100", "How many updates.")
     assert lines["--policy.width"][2] == "Units of a layer."
+    assert lines["--policy.type"][:2] == ("small | large", '"small"')
+    assert "--policy.depth" not in lines
+    large = [flag for flag, *_ in describe(Run, ["here", "--policy.type", "large", "-h"])]
+    assert "--policy.depth" in large
+    assert "--policy.width" not in large
     assert lines["--output"][1] == "required"
