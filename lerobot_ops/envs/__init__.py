@@ -23,7 +23,11 @@ __all__ = [
 ]
 
 GROUP = "lerobot_ops.envs"
-BUILT_IN = {"libero": "lerobot_ops.envs.libero:BENCHMARK", "metaworld": "lerobot_ops.envs.metaworld:BENCHMARK"}
+BUILT_IN = {
+    "libero": "lerobot_ops.envs.libero:BENCHMARK",
+    "metaworld": "lerobot_ops.envs.metaworld:BENCHMARK",
+    "pusht": "lerobot_ops.envs.pusht:BENCHMARK",
+}
 
 
 def benchmarks() -> list[str]:

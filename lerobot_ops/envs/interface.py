@@ -20,7 +20,10 @@ class Step(NamedTuple):
 
 
 class Env(Protocol):
-    """One environment that plays one episode at a time. Observations are rendered only when they are asked for."""
+    """One environment that plays one episode at a time. Observations are rendered only when they are asked for.
+
+    One whose actions are not within [-1, 1] says so in `action_low` and `action_high`, numbers or arrays (action_dim,).
+    """
 
     fps: int
     action_dim: int
