@@ -1,7 +1,10 @@
 """The folder `pretrained_model`: a policy's configuration, weights and two processors, as LeRobot lays it out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.policies.policy import Policy
@@ -19,11 +22,20 @@ class Checkpoint:
     postprocessor: Pipeline
 
 
-def save_checkpoint(directory: Path, policy: Policy, preprocessor: Pipeline, postprocessor: Pipeline) -> None:
-    """Write the folder's files into `directory`. Equal policies give equal bytes, on whatever machine."""
+def save_checkpoint(
+    directory: Path,
+    policy: Policy,
+    preprocessor: Pipeline,
+    postprocessor: Pipeline,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the folder's files into `directory`. Equal policies give equal bytes, on whatever machine.
+
+    `weights` is a state dict to write in place of the policy's own.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG, policy.config.portable().entry(), indent=4)
-    save_weights(policy, directory)
+    save_weights(policy.state_dict() if weights is None else weights, directory)
     save_pipeline(preprocessor, directory)
     save_pipeline(postprocessor, directory)
 

@@ -1,5 +1,6 @@
 """A policy's weights as `model.safetensors`: written whole, loaded only where every name and shape agrees."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,9 +13,9 @@ from lerobot_ops.errors import CheckpointError, did_you_mean
 WEIGHTS = "model.safetensors"
 
 
-def save_weights(policy: nn.Module, directory: Path) -> None:
-    """Write the state dict: the same weights give the same bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+def save_weights(weights: Mapping[str, Tensor], directory: Path) -> None:
+    """Write a state dict: the same weights give the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_bytes(directory / WEIGHTS, save(tensors))
 
 

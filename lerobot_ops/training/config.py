@@ -1,14 +1,17 @@
 """A training's configuration, with LeRobot's names and defaults."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.transforms import ImageTransformsConfig
 from lerobot_ops.policies.act.config import ACTConfig
+from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.registry import AnyPolicyConfig
+from lerobot_ops.policies.schedules import Schedule
+from lerobot_ops.training.ema import EMAConfig
 
 
 class TrainDatasetConfig(Config):
@@ -26,6 +29,36 @@ class TrainDatasetConfig(Config):
     """Random changes of the cameras' frames."""
     frame_cache: Path | None = None
     """Decode all frames once, into this directory, and read them from there: 0.7 MB for a frame of 480x480."""
+    eval_split: float = Field(default=0.0, ge=0, lt=1)
+    """The share of every task's episodes, its last ones, that is held out, to see the loss on them."""
+    task_weights: dict[str, float] | None = None
+    """How often frames of a task are drawn, relative to frames of a task with weight 1, which the others have."""
+
+
+class AccumulationConfig(Config):
+    """Batches that are too large for the memory, in parts."""
+
+    steps: int = Field(default=1, ge=1)
+    """Batches whose gradients are averaged for one step of the optimiser. Unlike LeRobot's, our `steps`, schedules and
+    intervals count steps of the optimiser."""
+
+
+class AcceleratorConfig(Config):
+    """How a training computes."""
+
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Compute in 16 bits and keep weights in 32; none does what `policy.use_amp` says."""
+    gradient_accumulation: AccumulationConfig = AccumulationConfig()
+    """Batches for one step of the optimiser."""
+
+
+class EarlyStopConfig(Config):
+    """When a training ends before its last step; needs held-out episodes."""
+
+    patience: int = Field(default=0, ge=0)
+    """Looks at the held-out episodes in a row without a lower loss, after which training ends; 0 never ends it."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """By how much a loss has to be lower to count."""
 
 
 class TrainConfig(Config):
@@ -43,13 +76,31 @@ class TrainConfig(Config):
     """Decides the initial weights, the order of the frames, dropout and noise."""
     batch_size: int = Field(default=8, ge=1)
     steps: int = Field(default=100_000, ge=1)
-    """Batches, each followed by one step of the optimiser."""
+    """Steps of the optimiser."""
     log_freq: int = Field(default=200, ge=1)
     """Steps between two lines of the log; each is the mean over the steps since the last one."""
     save_freq: int = Field(default=20_000, ge=1)
     """Steps between two checkpoints; the last step has one too."""
     keep_checkpoints: int | None = Field(default=None, ge=1)
-    """How many of the latest checkpoints stay; none keeps them all."""
+    """How many of the latest checkpoints stay, beside the best; none keeps them all."""
+    eval_steps: int = Field(default=0, ge=0)
+    """Steps between two looks at the held-out episodes; 0 looks whenever a checkpoint is due."""
+    max_eval_samples: int = Field(default=0, ge=0)
+    """Frames of a look, the first ones of every task alike; 0 takes them all."""
+    early_stop: EarlyStopConfig = EarlyStopConfig()
+    """When to end before the last step."""
+    ema: EMAConfig = EMAConfig()
+    """Keep an average of the weights."""
+    use_policy_training_preset: bool = True
+    """Train with the policy's own optimiser and schedule; else with `optimizer` and `scheduler`."""
+    optimizer: OptimizerConfig | None = None
+    """In place of the preset's."""
+    scheduler: Schedule | None = None
+    """In place of the preset's; none leaves the learning rate as it is."""
+    accelerator: AcceleratorConfig = AcceleratorConfig()
+    """How a training computes."""
+    compile: bool = False
+    """Compile the policy with torch.compile: the first steps take minutes, the others less time."""
     tolerance_s: float = Field(default=1e-4, gt=0)
     """How far a frame's timestamp may be from the one that is asked for, in seconds."""
     num_workers: int = Field(default=4, ge=1)
@@ -57,12 +108,37 @@ class TrainConfig(Config):
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of one computation; none leaves it to torch. Sums are rounded differently with another number."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.early_stop.patience and not self.dataset.eval_split:
+            raise ValueError("early_stop needs held-out episodes: set dataset.eval_split")
+        if self.use_policy_training_preset and (self.optimizer or self.scheduler):
+            raise ValueError("optimizer and scheduler need use_policy_training_preset=false")
+        if not self.use_policy_training_preset and self.optimizer is None:
+            raise ValueError("use_policy_training_preset=false needs an optimizer")
+        if any(weight < 0 for weight in (self.dataset.task_weights or {}).values()):
+            raise ValueError("dataset.task_weights are not negative")
+        return self
+
     def identity(self, dataset_digest: str) -> dict[str, Any]:
         """What decides the checkpoint, as JSON: no paths and intervals, and the dataset by its digest."""
         content = self.model_dump(mode="json", include=set(TrainConfig.model_fields))
         for name in ("output_dir", "resume", "log_freq", "save_freq", "keep_checkpoints", "num_workers"):
             del content[name]
-        for name in ("root", "frame_cache", *([] if self.dataset.image_transforms.enable else ["image_transforms"])):
+        # What is off decides nothing, and its fields may change.
+        switched: dict[str, Any] = {
+            "image_transforms": self.dataset.image_transforms.enable,
+            "task_weights": self.dataset.task_weights,
+            "eval_split": self.dataset.eval_split,
+        }
+        for name in ("root", "frame_cache", *(name for name, on in switched.items() if not on)):
             del content["dataset"][name]
+        stops = self.early_stop.patience > 0
+        options = {"ema": self.ema.enable, "early_stop": stops, "eval_steps": stops, "max_eval_samples": stops}
+        options |= {"compile": self.compile, "accelerator": self.accelerator != AcceleratorConfig()}
+        options |= dict.fromkeys(("optimizer", "scheduler"), not self.use_policy_training_preset)
+        options["use_policy_training_preset"] = not self.use_policy_training_preset
+        for name in (name for name, on in options.items() if not on):
+            del content[name]
         content["dataset"]["digest"] = dataset_digest
         return content

@@ -27,13 +27,18 @@ class Window:
         """Begin the next line."""
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device if self.device != "mps" else "cpu")
         self.grad_norm = self.loss.clone()
+        self.bad_step = torch.zeros((), dtype=torch.int64, device=self.loss.device)
+        """The first step whose loss or gradient was no number; 0 for none."""
         self.steps = 0
         self.timed_steps, self.data_s, self.started = 0, 0.0, time.perf_counter()
 
-    def add(self, loss: Tensor, grad_norm: Tensor, data_s: float) -> None:
+    def add(self, step: int, loss: Tensor, grad_norm: Tensor, data_s: float) -> None:
         """Count one step."""
-        self.loss += loss.detach().to(self.loss.device)
-        self.grad_norm += grad_norm.to(self.loss.device)
+        loss, grad_norm = loss.detach().to(self.loss.device), grad_norm.detach().to(self.loss.device)
+        self.loss += loss
+        self.grad_norm += grad_norm
+        first = (self.bad_step == 0) & ~torch.isfinite(loss + grad_norm)
+        self.bad_step += first * step
         self.steps += 1
         self.timed_steps += 1
         self.data_s += data_s

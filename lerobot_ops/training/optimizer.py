@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lerobot_ops.artifacts import write_bytes, write_json
 from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
+from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.weights import read_tensors
 
@@ -19,9 +20,9 @@ GROUPS = "optimizer_param_groups.json"
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
-def make_optimizer(policy: Policy) -> torch.optim.Optimizer:
-    """The optimiser that the policy's configuration asks for; its step is one fused kernel for all parameters."""
-    config = policy.config.optimizer()
+def make_optimizer(policy: Policy, config: OptimizerConfig | None = None) -> torch.optim.Optimizer:
+    """The optimiser that the policy's preset asks for, or `config`; its step is one fused kernel for all parameters."""
+    config = config or policy.config.optimizer()
     if config.type not in _OPTIMIZERS:
         raise ConfigError("unknown optimiser", found=config.type, fix=did_you_mean(config.type, _OPTIMIZERS))
     make: Any = _OPTIMIZERS[config.type]
@@ -41,20 +42,26 @@ def clip_gradients(policy: Policy, limit: float) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(policy.parameters(), limit if limit > 0 else float("inf"), foreach=True)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Write `state/<parameter>/<name>` tensors, and the parameter groups."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Copies on the CPU of its state, by `state/<parameter>/<name>`, and its parameter groups."""
     content = optimizer.state_dict()
     tensors = {
-        f"state/{index}/{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"state/{index}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
         for index, values in sorted(content["state"].items())
         for name, value in sorted(values.items())
     }
+    return tensors, [dict(group) for group in content["param_groups"]]
+
+
+def write_optimizer(state: tuple[dict[str, Tensor], list[dict[str, Any]]], directory: Path) -> None:
+    """Write what `optimizer_tensors` gave, in LeRobot's files."""
+    tensors, groups = state
     write_bytes(directory / STATE, save(tensors))
-    write_json(directory / GROUPS, content["param_groups"], indent=4)
+    write_json(directory / GROUPS, groups, indent=4)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Continue with the state that `save_optimizer` wrote; raises CheckpointError when it is not this optimiser's."""
+    """Continue with the state that `write_optimizer` wrote; raises CheckpointError when it is not this optimiser's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in read_tensors(directory / STATE).items():
         _, index, name = key.split("/")

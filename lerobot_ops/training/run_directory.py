@@ -1,10 +1,12 @@
 """A training's run directory: LeRobot's `checkpoints/<step>/`, and the product once it has finished.
 
     checkpoints/000500/pretrained_model/   the policy and its processors
+    checkpoints/000500/pretrained_model_ema/   the average of its weights, if one is kept
     checkpoints/000500/training_state/     what resuming needs
     checkpoints/last -> 000500
+    checkpoints/best -> 000300             the one with the lowest loss on held-out episodes, if there are any
     training.json                          which training this is
-    log.csv, loss.csv                      one line per logged step
+    log.csv, loss.csv, eval_loss.csv       one line per logged step, and per look at held-out episodes
     pretrained_model/                      the last checkpoint's; exists only when training has finished
 
 Checkpoints and the product appear whole or not at all, so a killed run goes on from its last checkpoint.
@@ -27,6 +29,7 @@ from lerobot_ops.errors import ArtifactError, ConfigError
 
 IDENTITY = "training.json"
 PRODUCT = "pretrained_model"
+AVERAGE = "pretrained_model_ema"
 STATE = "training_state"
 
 
@@ -69,20 +72,34 @@ class RunDirectory:
         target = self.checkpoint(step)
         with staged(target) as partial:
             yield partial
-        link = target.with_name(f".last-{uuid.uuid4().hex[:12]}")
+        self._point("last", step)
+
+    def best(self) -> int | None:
+        """The step of the best checkpoint, if one is known."""
+        link = self.root / "checkpoints" / "best"
+        return int(os.readlink(link)) if link.is_symlink() else None
+
+    def name_best(self, step: int) -> None:
+        """Make the checkpoint of `step` the target of `best`."""
+        self._point("best", step)
+
+    def _point(self, name: str, step: int) -> None:
+        target = self.checkpoint(step)
+        link = target.with_name(f".{name}-{uuid.uuid4().hex[:12]}")
         os.symlink(target.name, link)
-        os.replace(link, target.with_name("last"))
+        os.replace(link, target.with_name(name))
         fsync_directory(target.parent)
 
     def keep(self, count: int | None) -> None:
-        """Remove all checkpoints but the latest `count`."""
+        """Remove all checkpoints but the latest `count` and the best."""
         for step in self.checkpoints()[: -count if count else 0]:
-            shutil.rmtree(self.checkpoint(step))
+            if step != self.best():
+                shutil.rmtree(self.checkpoint(step))
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the directory (`locked`)."""
         for folder in (self.root, self.root / "checkpoints"):
-            for path in (*folder.glob(".*.partial-*"), *folder.glob(".last-*")):
+            for path in (*folder.glob(".*.partial-*"), *folder.glob(".last-*"), *folder.glob(".best-*")):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,13 +19,13 @@ def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: 
     return LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
 
 
-def save_scheduler(scheduler: LambdaLR, directory: Path) -> None:
-    """Write where in its schedule a training is."""
-    write_json(directory / STATE, scheduler.state_dict(), indent=4)
+def write_scheduler(state: dict[str, Any], directory: Path) -> None:
+    """Write a scheduler's `state_dict`: where in its schedule a training is."""
+    write_json(directory / STATE, state, indent=4)
 
 
 def load_scheduler(scheduler: LambdaLR, directory: Path) -> None:
-    """Continue where `save_scheduler` was called; raises CheckpointError when its file is missing or damaged."""
+    """Continue where `write_scheduler` was called; raises CheckpointError when its file is missing or damaged."""
     try:
         scheduler.load_state_dict(json.loads((directory / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from lerobot_ops.errors import CheckpointError
 from lerobot_ops.policies.schedules import DiffuserSchedule, Schedule
-from lerobot_ops.training.schedulers import load_scheduler, make_scheduler, save_scheduler
+from lerobot_ops.training.schedulers import load_scheduler, make_scheduler, write_scheduler
 
 RECORDED = json.loads((Path(__file__).parent / "data/schedules.json").read_text())
 
@@ -37,7 +37,7 @@ def test_every_group_keeps_its_own_rate_and_a_resumed_one_goes_on(tmp_path: Path
         optimizer.step()
         scheduler.step()
         if step == 6:
-            save_scheduler(scheduler, tmp_path)
+            write_scheduler(scheduler.state_dict(), tmp_path)
             state = optimizer.state_dict()
 
     resumed = optimizer_of_two_groups()

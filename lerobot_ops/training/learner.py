@@ -1,0 +1,83 @@
+"""What a training works on: a policy with its processors, its optimiser, and what goes with them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from lerobot_ops.datasets.reader import LeRobotDataset
+from lerobot_ops.errors import ConfigError, DatasetError
+from lerobot_ops.policies.config import PolicyConfig
+from lerobot_ops.policies.device import best_device
+from lerobot_ops.policies.policy import Policy, make_processors
+from lerobot_ops.policies.registry import make_policy
+from lerobot_ops.policies.weights import load_weights, read_tensors
+from lerobot_ops.processors.pipeline import Pipeline
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.data import training_stats
+from lerobot_ops.training.ema import WeightAverage
+from lerobot_ops.training.log import Window
+from lerobot_ops.training.optimizer import make_optimizer
+from lerobot_ops.training.precision import Precision, default_precision
+from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, STATE
+from lerobot_ops.training.schedulers import make_scheduler
+from lerobot_ops.training.state import load_state
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a training works on."""
+
+    policy: Policy
+    preprocessor: Pipeline
+    postprocessor: Pipeline
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR | None
+    """Sets the optimiser's learning rates, where there is a schedule."""
+    grad_clip_norm: float
+    precision: Precision
+    average: WeightAverage | None
+    device: str
+
+    def load(self, checkpoint: Path, step: int, batches: int, window: Window) -> None:
+        """Go on from a checkpoint; `batches` have been learned from by its `step`."""
+        load_weights(self.policy, checkpoint / PRODUCT)
+        load_state(checkpoint / STATE, self, window)
+        if self.average is not None:
+            self.average.load(read_tensors(checkpoint / AVERAGE / "model.safetensors"))
+        self.policy.resume(batches)
+
+
+def make_learner(config: TrainConfig, policy_config: PolicyConfig, dataset: LeRobotDataset) -> Learner:
+    """A fresh policy with all that goes with it; raises what is wrong with the configuration."""
+    if policy_config.use_peft:
+        raise ConfigError("training does not support this", field="policy.use_peft", found=True, expected=False)
+    device = best_device(policy_config.device)
+    policy_config = policy_config.model_copy(update={"device": device})
+    try:
+        pre, post = make_processors(policy_config, training_stats(dataset, config), device)
+    except ValueError as error:
+        raise DatasetError(str(error), file=config.dataset.root / "meta/stats.json") from None
+    policy = make_policy(policy_config, pretrained_backbone=policy_config.pretrained_path is None)
+    if policy_config.pretrained_path is not None:
+        load_weights(policy, Path(policy_config.pretrained_path))
+    policy = policy.to(device).train()
+    preset = config.use_policy_training_preset
+    chosen = policy_config.optimizer() if preset else config.optimizer
+    schedule = policy_config.scheduler() if preset else config.scheduler
+    assert chosen is not None  # by TrainConfig
+    optimizer = make_optimizer(policy, chosen)
+    return Learner(
+        policy=policy,
+        preprocessor=pre,
+        postprocessor=post,
+        optimizer=optimizer,
+        scheduler=None if schedule is None else make_scheduler(optimizer, schedule, config.steps),
+        grad_clip_norm=chosen.grad_clip_norm,
+        precision=Precision(
+            config.accelerator.mixed_precision or default_precision(policy_config.use_amp, device), device
+        ),
+        average=WeightAverage(config.ema, policy) if config.ema.enable else None,
+        device=device,
+    )

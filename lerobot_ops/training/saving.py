@@ -1,0 +1,99 @@
+"""Checkpoints written while the training goes on: it waits for a copy of its tensors, never for the disk.
+
+The folder is LeRobot's; `manifest.json`, `log_window.json` and `grad_scaler.json` are ours.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lerobot_ops import __version__
+from lerobot_ops.artifacts import write_json
+from lerobot_ops.config import content_key
+from lerobot_ops.policies.checkpoint import save_checkpoint
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.learner import Learner
+from lerobot_ops.training.log import Window
+from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, STATE, RunDirectory
+from lerobot_ops.training.state import TrainingState
+
+OURS = ("dataset", "policy", "num_threads", "accelerator", "compile", "ema", "early_stop")
+"""Settings that LeRobot's `train_config.json` has no field for, or elsewhere."""
+
+
+class BackgroundWriter:
+    """One write at a time, in their order; an error of one is raised where the next is asked for, or at the end."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, work: Callable[[], None]) -> None:
+        """Do `work` soon; waits for the write before, so that two are never held in memory."""
+        self.wait()
+        self._pending = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Until everything that was asked for is durable; raises what a write raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the write; its error must not hide the one that ends the block."""
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training after one of its steps, apart from what goes on changing."""
+
+    step: int
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    state: TrainingState
+
+    @classmethod
+    def of(cls, config: TrainConfig, learner: Learner, step: int, window: Window) -> "Snapshot":
+        """Copy everything to the CPU."""
+        average = None if learner.average is None else copied(learner.average.weights)
+        return cls(step, copied(learner.policy.state_dict()), average, TrainingState.of(config, learner, step, window))
+
+
+def write_checkpoint(
+    run: RunDirectory, config: TrainConfig, learner: Learner, identity: dict[str, Any], snapshot: Snapshot
+) -> None:
+    """Write the checkpoint of a snapshot, and remove those that are too old."""
+    manifest = {
+        "schema_version": 1,
+        "dataset_digest": identity["dataset"]["digest"],
+        "code_version": __version__,
+        "config_hash": content_key(identity),
+    }
+    policy = learner.policy.config.portable().entry()
+    settings = {name: value for name, value in identity.items() if name not in OURS}
+    data = {name: value for name, value in identity["dataset"].items() if name not in ("digest", "task_weights")}
+    train_config = {"dataset": data, "policy": policy, **settings}
+    with run.new_checkpoint(snapshot.step) as folder:
+        for name, weights in ((PRODUCT, snapshot.weights), (AVERAGE, snapshot.average)):
+            if weights is not None:
+                save_checkpoint(folder / name, learner.policy, learner.preprocessor, learner.postprocessor, weights)
+                write_json(folder / name / "train_config.json", train_config, indent=4)
+                write_json(folder / name / "manifest.json", manifest)
+        snapshot.state.write(folder / STATE)
+
+
+def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
