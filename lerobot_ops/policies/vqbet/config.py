@@ -8,6 +8,7 @@ from lerobot_ops.errors import ConfigError
 from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig
 from lerobot_ops.policies.requirements import (
     is_camera,
+    portable_weights,
     require_action,
     require_frames_of_one_size,
     require_inputs,
@@ -162,7 +163,6 @@ class VQBeTConfig(PolicyConfig):
         require_action(self, NAME)
 
     def portable(self) -> "VQBeTConfig":
-        named = self.pretrained_backbone_weights is None or "_Weights." in self.pretrained_backbone_weights
-        weights = self.pretrained_backbone_weights if named else None  # the checkpoint holds the weights themselves
+        weights = portable_weights(self.pretrained_backbone_weights)
         update = {"pretrained_path": None, "pretrained_revision": None, "pretrained_backbone_weights": weights}
         return self.model_copy(update=update)
