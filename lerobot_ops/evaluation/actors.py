@@ -234,9 +234,10 @@ def zero(query: Query) -> NDArray[np.float32]:
 
 
 def random(query: Query) -> NDArray[np.float32]:
-    """Uniform in [-1, 1], decided by the episode's seed and the step."""
+    """Uniform within the bounds of an action, decided by the episode's seed and the step."""
     generator = np.random.default_rng([query.seed, query.step])
-    return generator.uniform(*query.action_bounds, (OPEN_LOOP_STEPS, query.action_dim)).astype(np.float32)
+    low, high = query.action_bounds
+    return generator.uniform(low, high, (OPEN_LOOP_STEPS, query.action_dim)).astype(np.float32)
 
 
 def script(actions: NDArray[np.float32]) -> Act:

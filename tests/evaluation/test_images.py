@@ -143,4 +143,4 @@ def files_of_layers(client, image):
     """The names of every file in each of an image's layers, the lowest first."""
     with tarfile.open(fileobj=io.BytesIO(b"".join(client.images.get(image).save()))) as saved:
         layers = json.load(saved.extractfile("manifest.json"))[0]["Layers"]
-        return [tarfile.open(fileobj=saved.extractfile(layer)).getnames() for layer in layers]  # noqa: SIM115
+        return [tarfile.open(fileobj=saved.extractfile(layer)).getnames() for layer in layers]
