@@ -90,6 +90,11 @@ def _train(arguments: Arguments) -> None:
     from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
 
     config = _parse(TrackedTrainConfig, arguments, "train")
+    if config.dry_run:
+        from lerobot_ops.training.dry_run import dry_run
+
+        print(dry_run(config))
+        return
     result = train_tracked(config, config.tracking)
     print(f"{result.checkpoint}: trained for {result.steps} steps")
 

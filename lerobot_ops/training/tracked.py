@@ -25,6 +25,8 @@ class TrackedTrainConfig(TrainConfig):
 
     tracking: TrackingConfig = TrackingConfig()
     """Where metrics go."""
+    dry_run: bool = False
+    """Show what would be trained on what, with which memory, and train nothing."""
 
 
 def train_tracked(

@@ -15,12 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lerobot_ops.cli import main
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.errors import ConfigError, OpsError
 from lerobot_ops.policies import load_policy
 from lerobot_ops.policies.checkpoint import load_checkpoint
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import BatchReader
+from lerobot_ops.training.dry_run import dry_run
 from lerobot_ops.training.ema import EMAConfig
 from lerobot_ops.training.holdout import parted, sampled_frames
 from lerobot_ops.training.sampler import EpisodeAwareSampler, frame_weights
@@ -229,17 +231,37 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(
 def test_waiting_for_data_is_said_once(
     configured: Configured, filmed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lerobot_ops.datasets.reader import LeRobotDataset as Reader
+    quick = LeRobotDataset.frames
 
-    quick = Reader.frames
-
-    def slow(self: Reader, *arguments: object, **options: object) -> object:
+    def slow(self: LeRobotDataset, *arguments: object, **options: object) -> object:
         time.sleep(0.3)
         return quick(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Reader, "frames", slow)
+    monkeypatch.setattr(LeRobotDataset, "frames", slow)
     with caplog.at_level(logging.WARNING):
         train(configured(dataset={"root": filmed}, batch_size=1, steps=12, log_freq=4, num_workers=1))
     said = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
     assert len(said) == 1
     assert "num_workers (1 now)" in said[0]
+
+
+def test_a_dry_run_shows_what_training_would_do(
+    configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(ema={"enable": True})
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json(exclude={"policy": {"input_features", "output_features"}}))
+    main(["train", f"--config_path={file}", "--dry_run=true"])
+    said = capsys.readouterr().out
+    assert "policy.chunk_size: 5\n" in said
+    assert "observation.state: (4, 4)\n" in said
+    assert "action: (4, 5, 4)\n" in said
+    assert "dataset: 4 episodes, 50 frames; 0.9 epochs\n" in said
+    assert not config.output_dir.exists()
+
+    found, trained = dry_run(config), train(config)
+    floats = sum(tensor.numel() for tensor in weights(trained.checkpoint).values())
+    assert found.memory["weights"] == found.memory["average of the weights"] == 4 * floats
+    assert found.memory["gradients"] == 4 * found.learned
+    assert found.memory["optimiser"] >= 8 * found.learned
+    assert found.memory["activations"] > 0
