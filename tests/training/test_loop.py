@@ -229,20 +229,20 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(
 
 
 def test_waiting_for_data_is_said_once(
-    configured: Configured, filmed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    configured: Configured, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = LeRobotDataset.frames
+    quick = BatchReader.__call__
 
-    def slow(self: LeRobotDataset, *arguments: object, **options: object) -> object:
-        time.sleep(0.3)
-        return quick(self, *arguments, **options)  # type: ignore[arg-type]
+    def slow(self: BatchReader, rows: np.ndarray, epoch: int = 0) -> dict[str, object]:
+        time.sleep(0.2)
+        return quick(self, rows, epoch)
 
-    monkeypatch.setattr(LeRobotDataset, "frames", slow)
+    monkeypatch.setattr(BatchReader, "__call__", slow)
     with caplog.at_level(logging.WARNING):
-        train(configured(dataset={"root": filmed}, batch_size=1, steps=12, log_freq=4, num_workers=1))
+        train(configured())
     said = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
     assert len(said) == 1
-    assert "num_workers (1 now)" in said[0]
+    assert "num_workers (4 now)" in said[0]
 
 
 def test_a_dry_run_shows_what_training_would_do(
