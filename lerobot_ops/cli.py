@@ -139,9 +139,12 @@ def _images(arguments: Arguments) -> None:
     if action == "prune":
         from lerobot_ops.evaluation.sandbox.docker import sweep
         from lerobot_ops.evaluation.sandbox.engine import connect
+        from lerobot_ops.evaluation.sandbox.leftovers import prune_cache
 
         for container in sweep(connect()):
             print(f"container {container}  removed")
+        for folder in prune_cache():
+            print(f"{folder}  removed")
     for image in list_images() if action == "list" else prune_images():
         removed = "removed" if action == "prune" else "current" if image.current else "older"
         print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}  {removed}")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lerobot_ops.errors import SandboxError
-from lerobot_ops.evaluation.sandbox import SandboxConfig, WorkerDied, WorkerTimeout, open_sandbox
-from lerobot_ops.evaluation.sandbox.docker import DEADLINE_LABEL, sweep
+from lerobot_ops.evaluation.sandbox import SandboxConfig, WorkerDied, WorkerTimeout, gpu, open_sandbox
+from lerobot_ops.evaluation.sandbox.docker import DEADLINE_LABEL, container_options, sweep
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect
+from lerobot_ops.evaluation.sandbox.recipe import recipe
 
 IMAGE = "observation.image"
 
@@ -169,7 +170,7 @@ def test_a_sweep_takes_what_outlived_its_deadline_and_leaves_the_rest(docker_san
     def start(deadline):
         labels = {LABEL: "metaworld", DEADLINE_LABEL: str(int(time.time() + deadline))}
         return engine.containers.run(
-            docker_sandbox.identity, ["100"], entrypoint="sleep", labels=labels, detach=True, network_mode="none"
+            docker_sandbox.image, ["100"], entrypoint="sleep", labels=labels, detach=True, network_mode="none"
         )
 
     expired, running = start(-1), start(60)
@@ -182,19 +183,61 @@ def test_a_sweep_takes_what_outlived_its_deadline_and_leaves_the_rest(docker_san
 
 
 def test_an_image_of_the_users_own_is_known_by_its_digest(docker_sandbox):
-    own = open_sandbox("metaworld", SandboxConfig(type="docker", image=docker_sandbox.identity))
-    assert own.identity == docker_sandbox.identity
-    assert own.identity.startswith("sha256:")
+    own = open_sandbox("metaworld", SandboxConfig(type="docker", image=docker_sandbox.image))
+    assert own.image == docker_sandbox.image
+    assert own.image.startswith("sha256:")
+    # It is of our recipe, wherever it was built.
+    assert own.recipe == docker_sandbox.recipe == recipe("metaworld").digest
     with pytest.raises(SandboxError, match="the image cannot be had"):
         open_sandbox("metaworld", SandboxConfig(type="docker", image="localhost:1/no/such:image"))
 
 
 def test_auto_is_docker_where_an_engine_answers(docker_sandbox):
     sandbox = open_sandbox("metaworld", SandboxConfig())
-    assert (sandbox.kind, sandbox.identity) == ("docker", docker_sandbox.identity)
+    assert (sandbox.kind, sandbox.image) == ("docker", docker_sandbox.image)
     assert sandbox.reason == "a Docker engine answers"
 
 
 def test_limits_that_the_engine_refuses_are_an_error_of_ours(docker_sandbox):
     with pytest.raises(SandboxError, match="a container cannot be started"):
         open_sandbox("metaworld", SandboxConfig(type="docker", cpus=10_000)).spawn({})
+
+
+def options_of(gpus, number=0):
+    config = SandboxConfig(type="docker", gpus=gpus)
+    return container_options("metaworld", config, gpu.container_options(gpus, number))
+
+
+def test_workers_take_turns_at_the_gpus_that_are_named():
+    # What the engine would be asked for; no test here sees a GPU.
+    third = options_of("0,3", number=2)
+    assert third["device_requests"] == [
+        {"Driver": "nvidia", "Count": 0, "DeviceIDs": ["0"], "Capabilities": [["gpu"]], "Options": {}}
+    ]
+    assert options_of("0,3", number=1)["device_requests"][0]["DeviceIDs"] == ["3"]
+    assert third["environment"] == {"NVIDIA_DRIVER_CAPABILITIES": "graphics,utility", "MUJOCO_EGL_DEVICE_ID": "0"}
+    everything = options_of("all")
+    assert (everything["device_requests"][0]["Count"], "MUJOCO_EGL_DEVICE_ID" in everything["environment"]) == (
+        -1,
+        False,
+    )
+    assert gpu.environment("0,3", 1) == {"MUJOCO_EGL_DEVICE_ID": "3"}
+
+
+def test_a_gpu_opens_nothing_else():
+    plain, rendering = options_of("none"), options_of("all")
+    assert "device_requests" not in plain
+    for options in (plain, rendering):
+        options.pop("labels")
+        options.pop("environment")
+    rendering.pop("device_requests")
+    assert plain == rendering
+
+
+def test_without_nvidias_runtime_auto_is_none(engine):
+    if "nvidia" in engine.info()["Runtimes"]:
+        pytest.skip("this engine has NVIDIA's runtime")
+    assert gpu.chosen("auto", engine) == "none"
+    assert gpu.chosen("0", engine) == "0"
+    with pytest.raises(SandboxError, match="a container cannot be started"):
+        open_sandbox("metaworld", SandboxConfig(type="docker", gpus="all")).spawn({})

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lerobot_ops.errors import ConfigError, PrerequisiteError, SandboxError
-from lerobot_ops.evaluation.sandbox import SandboxConfig, open_sandbox
+from lerobot_ops.evaluation.sandbox import SandboxConfig, open_sandbox, venv
+from lerobot_ops.evaluation.sandbox.leftovers import prune_cache
 from lerobot_ops.evaluation.sandbox.recipe import recipe
 
 
@@ -31,6 +32,7 @@ def test_its_identity_changes_with_what_it_is_made_of(venv_sandbox):
     made_of = recipe("metaworld")
     assert venv_sandbox.kind == "venv"
     assert venv_sandbox.identity == f"venv:{made_of.digest}"
+    assert (venv_sandbox.recipe, venv_sandbox.image) == (made_of.digest, None)
     newer = made_of.requirements.replace(b"mujoco==3.8.1", b"mujoco==3.8.2")
     assert replace(made_of, requirements=newer).digest != made_of.digest
 
@@ -85,3 +87,30 @@ def test_workers_are_told_apart_from_the_host(venv_sandbox, monkeypatch):
         assert not any(b"secret" in variable for variable in seen)
         assert os.getsid(pid) == pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_recipe_of_more_files_is_prepared_in_its_own_python(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = (
+        b"import sys; from pathlib import Path; Path(sys.prefix, 'made').write_text(Path('data/words').read_text())"
+    )
+    files = {"prepare.py": script, "data/words": b"hello"}
+    made_of = replace(recipe("metaworld"), requirements=b"msgpack==1.2.4\n", extra=files)
+    made = venv._environment(made_of)
+    assert (made / "made").read_text() == "hello"
+    broken = replace(made_of, extra={"prepare.py": b"raise SystemExit('no such asset')"})
+    with pytest.raises(SandboxError, match=r"cannot be prepared(.|\n)*no such asset"):
+        venv._environment(broken)
+
+
+def test_what_older_recipes_left_is_pruned_once_nobody_uses_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache, made_of = tmp_path / "lerobot-ops", recipe("metaworld")
+    present = f"metaworld-3.12.9-{made_of.environment_digest[:12]}"
+    names = [f"venvs/{present}", "venvs/metaworld-3.11.7-000000000000", f"guest-{made_of.digest[:12]}", "guest-0000"]
+    for name in names:
+        (cache / name).mkdir(parents=True)
+    assert prune_cache() == []
+    removed = prune_cache(unused_s=0)
+    assert [path.relative_to(cache).as_posix() for path in removed] == ["guest-0000", names[1]]
+    assert [(cache / name).exists() for name in names] == [True, False, True, False]

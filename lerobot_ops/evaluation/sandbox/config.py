@@ -27,5 +27,8 @@ class SandboxConfig(Config):
     """How long a worker may take to answer one request, unless the request brings its own limit."""
     gl: Literal["auto", "egl", "osmesa"] = "auto"
     """The OpenGL library that renders cameras. auto: EGL (a GPU or llvmpipe), else OSMesa."""
+    gpus: str = Field(default="auto", pattern=r"^(auto|none|all|\d+(,\d+)*)$")
+    """The NVIDIA GPUs that render: none; all, of which each worker takes the first; or numbers such as 0,1, which take
+    turns among workers. auto: all where the Docker engine has NVIDIA's runtime. Without one the CPU renders."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the containers, such as the run that they belong to."""

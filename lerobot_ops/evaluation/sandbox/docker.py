@@ -1,6 +1,7 @@
 """Workers in hardened containers: no network, no mounts, no capabilities, nothing of our environment, and an end."""
 
 import contextlib
+import itertools
 import socket
 import struct
 import time
@@ -11,7 +12,7 @@ import requests
 
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.images import RECIPE_LABEL, build_image
-from lerobot_ops.evaluation.sandbox import owner
+from lerobot_ops.evaluation.sandbox import gpu, owner
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.process import STDERR_BYTES, exit_reason, tail
@@ -33,8 +34,10 @@ class DockerSandbox:
 
     def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
+        self._started = itertools.count()
         with contextlib.closing(connect()) as client:
             sweep(client)
+            self._gpus = gpu.chosen(config.gpus, client)
             self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
             self.image: str | None = self.identity
             # An image that others built of our recipes says so; of any other its digest must do.
@@ -42,15 +45,15 @@ class DockerSandbox:
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""
-        options = container_options(self.benchmark, self.config)
+        options = container_options(self.benchmark, self.config, gpu.container_options(self._gpus, next(self._started)))
         channel = _ContainerChannel(self.identity, options)
         greeting = {"benchmark": self.benchmark, "options": {}, "cameras": [], **hello}
         config = self.config
         return Worker(channel, greeting, start_timeout_s=config.start_timeout_s, step_timeout_s=config.step_timeout_s)
 
 
-def container_options(benchmark: str, config: SandboxConfig) -> dict[str, Any]:
-    """How a worker's container is locked down."""
+def container_options(benchmark: str, config: SandboxConfig, gpu_options: dict[str, Any]) -> dict[str, Any]:
+    """How a worker's container is locked down; `gpu_options` are of `gpu.container_options`."""
     from docker.types import Ulimit
 
     memory = int(config.memory_gb * 2**30)
@@ -59,6 +62,7 @@ def container_options(benchmark: str, config: SandboxConfig) -> dict[str, Any]:
     spinning = Ulimit(name="cpu", soft=lifetime, hard=lifetime)
     gl = {} if config.gl == "auto" else {"MUJOCO_GL": config.gl}
     return {
+        **gpu_options,
         "network_mode": "none",
         "read_only": True,
         "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=256m,mode=1777"},  # noqa: S108 - the container's own
@@ -73,7 +77,7 @@ def container_options(benchmark: str, config: SandboxConfig) -> dict[str, Any]:
         "ipc_mode": "private",
         "hostname": "worker",
         "init": True,
-        "environment": gl,
+        "environment": {**gl, **gpu_options.get("environment", {})},
         "log_config": {"type": "none"},
         "labels": {
             **config.labels,

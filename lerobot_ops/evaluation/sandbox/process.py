@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import lerobot_ops
 from lerobot_ops import envs
 from lerobot_ops.errors import PrerequisiteError
+from lerobot_ops.evaluation.sandbox import gpu
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.recipe import cache_folder
 from lerobot_ops.evaluation.sandbox.replies import legible
@@ -37,6 +39,7 @@ class ProcessSandbox:
 
     def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
+        self._started = itertools.count()
         versions = _installed(benchmark)
         self.identity = self.recipe = " ".join(f"{name}=={version}" for name, version in versions.items())
         self.image: str | None = None
@@ -44,14 +47,17 @@ class ProcessSandbox:
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""
         path = Path(lerobot_ops.__file__).parent.parent
-        return start(self.benchmark, self.config, hello, Path(sys.executable), path)
+        return start(self.benchmark, self.config, hello, Path(sys.executable), path, next(self._started))
 
 
-def start(benchmark: str, config: SandboxConfig, hello: dict[str, Any], python: Path, path: Path) -> Worker:
-    """A worker of the interpreter `python` that imports the guest from `path`."""
+def start(
+    benchmark: str, config: SandboxConfig, hello: dict[str, Any], python: Path, path: Path, number: int
+) -> Worker:
+    """Worker `number` of a sandbox: of the interpreter `python`, which imports the guest from `path`."""
     home = cache_folder() / "home"
     home.mkdir(exist_ok=True)
-    channel = _ProcessChannel([str(python), *COMMAND], environment(config, path, home), home)
+    variables = {**environment(config, path, home), **gpu.environment(config.gpus, number)}
+    channel = _ProcessChannel([str(python), *COMMAND], variables, home)
     greeting = {"benchmark": benchmark, "options": {}, "cameras": [], **hello}
     return Worker(channel, greeting, start_timeout_s=config.start_timeout_s, step_timeout_s=config.step_timeout_s)
 

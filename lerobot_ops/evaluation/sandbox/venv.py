@@ -1,5 +1,6 @@
 """Workers in a virtual environment that holds only the benchmark; built once from the image's exact requirements."""
 
+import itertools
 import os
 import platform
 import subprocess
@@ -25,6 +26,7 @@ class VenvSandbox:
 
     def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
+        self._started = itertools.count()
         made_of = recipe(benchmark)
         self._python = _environment(made_of) / "bin" / "python"
         self._guest = _guest(made_of)
@@ -34,11 +36,11 @@ class VenvSandbox:
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""
-        return process.start(self.benchmark, self.config, hello, self._python, self._guest)
+        return process.start(self.benchmark, self.config, hello, self._python, self._guest, next(self._started))
 
 
 def environment_name(made_of: Recipe) -> str:
-    """The name of a recipe's virtual environment under this Python; it ends in what it was built from."""
+    """The name of a recipe's virtual environment under this Python."""
     return f"{made_of.benchmark}-{platform.python_version()}-{made_of.environment_digest[:12]}"
 
 
@@ -46,7 +48,7 @@ def _environment(made_of: Recipe) -> Path:
     """The virtual environment, built unless it is there."""
     name = environment_name(made_of)
     target = cache_folder() / "venvs" / name
-    with building(name):
+    with building(f"venv-{made_of.benchmark}"):
         # The interpreter is a link: it breaks when the Python that it was made with is removed.
         if not ((target / ".complete").is_file() and (target / "bin" / "python").exists()):
             _build(made_of, target)
@@ -89,11 +91,15 @@ def _build(made_of: Recipe, target: Path) -> None:
             )
 
 
+def guest_name(made_of: Recipe) -> str:
+    """The name of the folder of a recipe's source files."""
+    return f"guest-{made_of.digest[:12]}"
+
+
 def _guest(made_of: Recipe) -> Path:
     """A directory that holds the worker's source files alone, named after them."""
-    name = f"guest-{made_of.digest[:12]}"
-    target = cache_folder() / name
-    with building(name):
+    target = cache_folder() / guest_name(made_of)
+    with building("guest"):
         if not target.is_dir():
             with staged(target) as partial:
                 for path, content in made_of.guest.items():
