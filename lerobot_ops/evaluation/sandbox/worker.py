@@ -104,7 +104,8 @@ class Worker:
     def kill(self) -> None:
         """End the worker at once; a request that waits in another thread raises WorkerDied."""
         self._ended = True
-        self._channel.kill()
+        if not self._released:
+            self._channel.kill()
 
     def __enter__(self) -> "Worker":
         return self
@@ -113,8 +114,8 @@ class Worker:
         self.close()
 
     def _end(self) -> None:
-        self.kill()
         if not self._released:
+            self.kill()
             self._released = True
             self._channel.release()
 
