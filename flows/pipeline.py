@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.collect import collect
 from flows.curate import CurateConfig, curate
-from flows.evaluate import evaluate
+from flows.evaluate import EvaluateConfig, evaluate
 from flows.publish import PublishItems, publish
 from flows.train import train
 from flows.validate import validate
@@ -109,7 +109,8 @@ def pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         validate(CheckConfig(root=recording.path, **config.validation.model_dump()))
     training_set = curate(config.curate.altered("sources", [found.path for found in recordings.values()]))["train"]
     checkpoint = train(config.train.altered("dataset.root", training_set.path), links)
-    evaluation = evaluate(config.evaluate.altered("policy.path", str(checkpoint.path)), links)
+    measured = EvaluateConfig.model_validate(config.evaluate.altered("policy.path", str(checkpoint.path)))
+    (evaluation,) = evaluate(measured, links).values()
 
     datasets = {**recordings, "train": training_set}
     run_step(version_artifacts, artifacts=[*datasets.values(), checkpoint])

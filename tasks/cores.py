@@ -6,6 +6,7 @@ evaluation holds one for each simulator. Change a limit with `prefect gcl update
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 
 from prefect import get_client
@@ -20,6 +21,7 @@ from tasks.steps import slug
 
 PATIENCE_S = 5.0
 """Between two looks at whether the run was stopped while it waits."""
+_one_at_a_time = threading.Lock()
 
 
 def limit_name() -> str:
@@ -30,7 +32,7 @@ def limit_name() -> str:
 def ensure_limit() -> int:
     """The slots of this machine's limit, which is made when the server has none; a changed one stays as it is."""
     name = limit_name()
-    with get_client(sync_client=True) as client:
+    with _one_at_a_time, get_client(sync_client=True) as client:
         try:
             return client.read_global_concurrency_limit_by_name(name).limit
         except ObjectNotFound:

@@ -12,6 +12,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from lerobot_ops.evaluation.records import Record
 from lerobot_ops.progress import counting
+from tasks.steps import slug
 
 logger = logging.getLogger(__name__)
 EVERY_S = 2.0
@@ -19,9 +20,9 @@ EVERY_S = 2.0
 
 
 @contextlib.contextmanager
-def showing(label: str, key: str, total: int) -> Iterator[Callable[[Record], None]]:
-    """Yield a callback for each episode's record: it advances a bar on a terminal and the artifact of this `key`."""
-    shown = _Shown(label, key, total)
+def showing(label: str, total: int) -> Iterator[Callable[[Record], None]]:
+    """Yield a callback for each episode's record: it advances a bar on a terminal, and an artifact in Prefect."""
+    shown = _Shown(label, total)
     with counting(label, total) as count:
 
         def on_record(record: Record) -> None:
@@ -35,13 +36,13 @@ def showing(label: str, key: str, total: int) -> Iterator[Callable[[Record], Non
 class _Shown:
     """The artifact of one evaluation at work."""
 
-    def __init__(self, label: str, key: str, total: int) -> None:
+    def __init__(self, label: str, total: int) -> None:
         self._label, self._total = label, max(1, total)
         self._ended = self._successes = self._errors = 0
         self._sent = time.monotonic()
         self._artifact: Any = None  # its id
         with _unless_away():
-            self._artifact = create_progress_artifact(0.0, key=key, description=self._sentence())
+            self._artifact = create_progress_artifact(0.0, f"progress-{slug(label)}", self._sentence())
 
     def add(self, record: Record) -> None:
         self._ended += 1

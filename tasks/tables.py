@@ -1,9 +1,12 @@
-"""Prefect artifacts: Markdown under stable keys, so that every run adds a version to the same page."""
+"""Prefect artifacts: Markdown and tables under stable keys, so that every run adds a version to the same page."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+if TYPE_CHECKING:
+    from tasks.comparing import Change
 
 
 def show(key: str, markdown: str, description: str | None = None) -> None:
@@ -22,18 +25,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def success_table(title: str, metrics: Mapping[str, Any]) -> str:
-    """Success rates of an evaluation: overall, then task by task, each with its interval."""
+def show_scores(key: str, title: str, metrics: Mapping[str, Any], change: "Change | None" = None) -> None:
+    """The table of an evaluation's success rates under this `key`: overall and by task, with interval and change."""
+    told = f"Success on {title}" + (f"\n\n{change}" if change else "")
+    create_table_artifact(score_rows(metrics, change), key=key, description=told)
+
+
+def score_rows(metrics: Mapping[str, Any], change: "Change | None" = None) -> list[dict[str, str]]:
+    """A row for all tasks together and one for each."""
     scores = [("all", metrics), *metrics["per_task"].items()]
-    rows = [
-        (
-            name,
-            f"{score['pc_success']:.1f} %",
-            f"{score['ci_low']:.1f} to {score['ci_high']:.1f}",
-            score["n_episodes"],
-            score["n_errors"],
-        )
-        for name, score in scores
-        if score["pc_success"] is not None
-    ]
-    return f"## Success on {title}\n\n" + table(("task", "pc_success", "95 % interval", "episodes", "errors"), rows)
+    return [_score_row(name, score, change) for name, score in scores]
+
+
+def _score_row(name: str, score: Mapping[str, Any], change: "Change | None") -> dict[str, str]:
+    rate = score["pc_success"]
+    row = {
+        "task": name,
+        "pc_success": "no episode counts" if rate is None else f"{rate:.1f} %",
+        "95 % interval": "" if rate is None else f"{score['ci_low']:.1f} to {score['ci_high']:.1f}",
+        "episodes": str(score["n_episodes"]),
+        "errors": str(score["n_errors"]),
+    }
+    if change is not None:
+        row |= change.row(name)
+    return row

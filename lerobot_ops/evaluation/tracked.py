@@ -59,7 +59,8 @@ def track(
 
 def benchmark_name(config: EvalConfig) -> str:
     """What an evaluation's results are called: the benchmark and its tasks."""
-    return f"{config.env.type}-{config.env.task.replace(',', '+')}"
+    name = f"{config.env.type}-{config.env.task.replace(',', '+')}"
+    return name if config.env.task_ids is None else f"{name}-{'+'.join(map(str, config.env.task_ids))}"
 
 
 def log_scores(run: Run, benchmark: str, metrics: dict[str, Any]) -> None:
