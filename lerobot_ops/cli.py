@@ -87,15 +87,15 @@ def _viz(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
+    from lerobot_ops.evaluation.in_training import EvaluatedTrainConfig, train_evaluated
 
-    config = _parse(TrackedTrainConfig, arguments, "train")
+    config = _parse(EvaluatedTrainConfig, arguments, "train")
     if config.dry_run:
         from lerobot_ops.training.dry_run import dry_run
 
         print(dry_run(config))
         return
-    result = train_tracked(config, config.tracking)
+    result = train_evaluated(config, config.tracking)
     print(f"{result.checkpoint}: trained for {result.steps} steps")
 
 

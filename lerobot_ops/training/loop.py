@@ -4,6 +4,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Never
 
 import torch
@@ -21,7 +23,7 @@ from lerobot_ops.training.interrupts import Interrupt
 from lerobot_ops.training.learner import Learner
 from lerobot_ops.training.log import Tables, Window
 from lerobot_ops.training.optimizer import clip_gradients
-from lerobot_ops.training.run_directory import RunDirectory
+from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, RunDirectory
 from lerobot_ops.training.sampler import EpisodeAwareSampler, frame_weights
 from lerobot_ops.training.saving import BackgroundWriter, Snapshot, write_checkpoint
 
@@ -29,6 +31,15 @@ logger = logging.getLogger(__name__)
 OnMetrics = Callable[[int, dict[str, float]], None]
 MUCH_WAITING = 0.2
 """The share of the time that waits for data from which on a warning says what helps."""
+
+
+@dataclass(frozen=True)
+class OnCheckpoint:
+    """What is done with a checkpoint of every so many steps, once it is durable."""
+
+    every: int
+    do: Callable[[int, Path], dict[str, float]]
+    """(step, the folder with the policy) -> metrics of this step."""
 
 
 class Loop:
@@ -43,9 +54,10 @@ class Loop:
         held_out: LeRobotDataset | None,
         identity: dict[str, Any],
         reports: list[OnMetrics],
+        on_checkpoint: OnCheckpoint | None = None,
     ) -> None:
         self.config, self.run, self.learner, self.dataset = config, run, learner, dataset
-        self.identity, self.reports = identity, reports
+        self.identity, self.reports, self.on_checkpoint = identity, reports, on_checkpoint
         self.batches_per_step = config.accelerator.gradient_accumulation.steps
         self.sampler = EpisodeAwareSampler(
             *dataset.episode_bounds,
@@ -73,11 +85,13 @@ class Loop:
         self.looks = Looks(self.run.root, config.early_stop, start)
         bar = tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=None, leave=False)
         with bar, contextlib.closing(self._batches(start)) as source, BackgroundWriter() as self.writer:
+            if start:
+                self._hand_out(start)  # what was done with it may have been interrupted
             for step in range(start + 1, config.steps + 1):
                 self._update(step, source)
                 bar.update()
                 last = step == config.steps or interrupt.signal is not None
-                due = step % config.save_freq == 0 or last
+                due = step % config.save_freq == 0 or last or self._wanted(step)
                 if self.held_out is not None and (due or (config.eval_steps and step % config.eval_steps == 0)):
                     self._look(step)
                     last = last or self.looks.enough
@@ -85,6 +99,8 @@ class Loop:
                     self._log(step, bar)
                 if due or last:
                     self._save(step)
+                if interrupt.signal is None:
+                    self._hand_out(step)
                 if last:
                     break
         if interrupt.signal is not None:
@@ -167,6 +183,20 @@ class Loop:
             self.run.keep(self.config.keep_checkpoints)
 
         self.writer.write(write)
+
+    def _wanted(self, step: int) -> bool:
+        return self.on_checkpoint is not None and step % self.on_checkpoint.every == 0
+
+    def _hand_out(self, step: int) -> None:
+        """Have done what is to be done with the checkpoint of this step, if anything."""
+        if self.on_checkpoint is None or not self._wanted(step):
+            return
+        self.writer.wait()
+        average = self.learner.average is not None and self.config.ema.use_for_eval
+        with torch.random.fork_rng():
+            metrics = self.on_checkpoint.do(step, self.run.checkpoint(step) / (AVERAGE if average else PRODUCT))
+        for report in self.reports:
+            report(step, metrics)
 
     def _check_finite(self) -> None:
         """Raise OpsError when a loss or a gradient since the last look was no number; the last checkpoint is good."""

@@ -50,7 +50,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
         for index, values in sorted(content["state"].items())
         for name, value in sorted(values.items())
     }
-    return tensors, [dict(group) for group in content["param_groups"]]
+    # how a step is computed is no part of its state, and LeRobot, whose steps are not fused, would refuse it
+    return tensors, [{**group, "fused": None} for group in content["param_groups"]]
 
 
 def write_optimizer(state: tuple[dict[str, Tensor], list[dict[str, Any]]], directory: Path) -> None:
@@ -67,7 +68,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
         _, index, name = key.split("/")
         state.setdefault(int(index), {})[name] = tensor
     try:
-        groups = json.loads((directory / GROUPS).read_text(encoding="utf-8"))
+        stored = json.loads((directory / GROUPS).read_text(encoding="utf-8"))
+        groups = [{**group, "fused": own["fused"]} for group, own in zip(stored, optimizer.param_groups, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(

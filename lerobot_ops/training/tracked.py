@@ -14,6 +14,7 @@ from lerobot_ops.training.run_directory import continues
 from lerobot_ops.versioning.digest import digest
 
 if TYPE_CHECKING:
+    from lerobot_ops.training.loop import OnCheckpoint
     from lerobot_ops.training.train import TrainResult
 
 RUN_FILE = "run.json"
@@ -36,6 +37,7 @@ def train_tracked(
     parent_id: str | None = None,
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
+    on_checkpoint: "OnCheckpoint | None" = None,
 ) -> "TrainResult":
     """Train, and log the configuration, the dataset's version, the metrics and the checkpoint.
 
@@ -56,7 +58,7 @@ def train_tracked(
             parent_id=parent_id,
             run_id=known,
             tags={"step": "train", "dvc.dataset": version, **(tags or {})},
-            params=config.model_dump(mode="json", exclude={"tracking"}),
+            params=config.model_dump(mode="json", exclude={"tracking", "dry_run"}),
         )
         begun.append(stack.enter_context(run))
         write_json(config.output_dir / RUN_FILE, {"run_id": run.id, "complete": False})
@@ -67,6 +69,7 @@ def train_tracked(
             config,
             on_metrics=lambda step, metrics: begun[0].log_metrics(metrics, step),
             on_start=begin,
+            on_checkpoint=on_checkpoint,
             dataset_digest=version,
         )
         if not begun and not _complete(config.output_dir):

@@ -15,7 +15,7 @@ from lerobot_ops.training.holdout import Looks, parted
 from lerobot_ops.training.interrupts import interruptible
 from lerobot_ops.training.learner import make_learner
 from lerobot_ops.training.log import last_metrics
-from lerobot_ops.training.loop import Loop, OnMetrics
+from lerobot_ops.training.loop import Loop, OnCheckpoint, OnMetrics
 from lerobot_ops.training.run_directory import RunDirectory, locked, prepare
 from lerobot_ops.versioning.digest import digest
 
@@ -44,14 +44,16 @@ def train(
     on_metrics: OnMetrics | None = None,
     tracker: Tracker | None = None,
     on_start: Callable[[], None] | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     dataset_digest: str | None = None,
 ) -> TrainResult:
     """Train a policy and return its checkpoint; `config.resume` says what happens to a run that is there already.
 
     `on_start` is called once the run directory exists, `on_metrics` and the tracker at every line of the log and every
-    look at held-out episodes. `dataset_digest` saves computing the dataset's version again. Ctrl-C and SIGTERM end it
-    after the step it is in, with a checkpoint. Raises DatasetError, ConfigError, CheckpointError and ArtifactError
-    before anything is written, and OpsError when the loss is no number any more.
+    look at held-out episodes; `on_checkpoint` is done with checkpoints, and gives metrics too. `dataset_digest` saves
+    computing the dataset's version again. Ctrl-C and SIGTERM end the training after the step it is in, with a
+    checkpoint. Raises DatasetError, ConfigError, CheckpointError and ArtifactError before anything is written, and
+    OpsError when the loss is no number any more.
     """
     with _torch_settings(config):
         dataset, policy_config = open_dataset(config)
@@ -68,7 +70,7 @@ def train(
                 on_start()
             reports = [report for report in (on_metrics, _to(tracker)) if report is not None]
             run.discard_product()
-            loop = Loop(config, run, learner, dataset, held_out, identity, reports)
+            loop = Loop(config, run, learner, dataset, held_out, identity, reports, on_checkpoint)
             with interruptible() as interrupt:
                 last = loop.to_the_end(done, interrupt) if done < config.steps else done
             run.export(last)
