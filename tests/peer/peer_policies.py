@@ -1,7 +1,8 @@
-"""LeRobot in its own environment: `peer_policies.py OUT` computes the cases, `peer_policies.py act FOLDER` acts.
+"""LeRobot in its own environment: `peer_policies.py OUT` computes the cases; `act` and `resume` take a FOLDER.
 
 `act` loads the checkpoint in FOLDER strictly, with its processors, and writes to FOLDER/../actions.npy what it does in
-the observations of FOLDER/../observations.npz, one after the other, with `known_draws`.
+the observations of FOLDER/../observations.npz, one after the other, with `known_draws`. `resume` loads all of FOLDER,
+the training's state too, makes a step, and prints the schedule's step and how many parameters have a state.
 """
 
 import json
@@ -13,6 +14,8 @@ import numpy as np
 import policy_cases as cases
 import torch
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.optim.optimizers import load_optimizer_state
+from lerobot.optim.schedulers import load_scheduler_state
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
 
@@ -54,10 +57,22 @@ def act(folder: Path) -> None:
     np.save(folder.parent / "actions.npy", torch.stack(actions).numpy())
 
 
+def resume(folder: Path) -> None:
+    config = PreTrainedConfig.from_pretrained(folder / "pretrained_model")
+    policy = get_policy_class(config.type).from_pretrained(folder / "pretrained_model", config=config, strict=True)
+    optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
+    scheduler = config.get_scheduler_preset().build(optimizer, 100)
+    load_optimizer_state(optimizer, folder / "training_state")
+    load_scheduler_state(scheduler, folder / "training_state")
+    optimizer.step()
+    scheduler.step()
+    print(json.dumps({"step": scheduler.last_epoch, "states": len(optimizer.state)}))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1] == "act":
-        act(Path(sys.argv[2]))
+    if sys.argv[1] in ("act", "resume"):
+        {"act": act, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
     else:
         computed = {name: compute(name) for name in cases.CASES}
         Path(sys.argv[1]).write_text(json.dumps(computed, indent=1) + "\n")

@@ -14,9 +14,13 @@ import policy_cases as cases
 import pytest
 import torch
 
+from lerobot_ops.flags import build
 from lerobot_ops.policies import make_policy, parse_policy_config
 from lerobot_ops.policies.checkpoint import load_checkpoint, save_checkpoint
 from lerobot_ops.policies.policy import make_processors
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.train import train
+from tests.training.lessons import record
 
 HERE = Path(__file__).parent
 COMPUTED = json.loads((HERE / "computed_by_lerobot.json").read_text())
@@ -54,6 +58,15 @@ def peer() -> str:
     return python
 
 
+def call(peer: str, verb: str, folder: Path) -> list[str]:
+    command = [peer, str(HERE / "peer_policies.py"), verb, str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize("name", ROLLED)
 def test_lerobot_acts_with_our_checkpoint_as_we_do(name: str, peer: str, tmp_path: Path) -> None:
     folder, policy = tmp_path / "pretrained_model", built(name)
@@ -68,11 +81,7 @@ def test_lerobot_acts_with_our_checkpoint_as_we_do(name: str, peer: str, tmp_pat
     observations = {key: generator.random((9, 2, *shape), dtype=np.float32) for key, shape in seen.items()}
     np.savez(tmp_path / "observations.npz", **observations)
 
-    command = [peer, str(HERE / "peer_policies.py"), "act", str(folder)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=250
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    call(peer, "act", folder)
 
     loaded = load_checkpoint(folder)
     with cases.known_draws():
@@ -80,6 +89,14 @@ def test_lerobot_acts_with_our_checkpoint_as_we_do(name: str, peer: str, tmp_pat
             now = {key: torch.from_numpy(value[step]) for key, value in observations.items()}
             action = loaded.postprocessor.action(loaded.policy.select_action(loaded.preprocessor(now)))
             np.testing.assert_allclose(action.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lerobot_resumes_our_training(peer: str, tmp_path: Path) -> None:
+    policy = {**cases.DIFFUSION, "scheduler_warmup_steps": 2, "drop_n_last_frames": 2}
+    values = {"dataset": {"root": record(tmp_path / "data")}, "policy": policy, "output_dir": tmp_path / "run"}
+    run = train(build(TrainConfig, {**values, "steps": 3, "save_freq": 3, "batch_size": 2}, source="a test")).output_dir
+    found = json.loads(call(peer, "resume", run / "checkpoints/000003")[-1])
+    assert found == {"step": 4, "states": COMPUTED["diffusion"]["gradients"]["count"]}
 
 
 if __name__ == "__main__":  # compute anew what LeRobot's policies compute
