@@ -109,6 +109,15 @@ def _eval(arguments: Arguments) -> None:
     print(f"{result.output_dir}: pc_success {result.summary()}, in a sandbox of kind {result.sandbox}")
 
 
+def _compare(arguments: Arguments) -> None:
+    from lerobot_ops.evaluation.comparison import CompareConfig, compare_evaluations, raise_if
+
+    config = _parse(CompareConfig, arguments, "compare", "before", "after")
+    comparison = compare_evaluations(config)
+    print(comparison.model_dump_json(indent=2) if config.as_json else comparison)
+    raise_if(comparison, config.fail_on)
+
+
 def _publish(arguments: Arguments) -> None:
     from lerobot_ops.hub.publish import PublishConfig, publish
 
@@ -159,24 +168,25 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "viz": ("show an episode as one HTML page, or in Rerun", _viz),
     "train": ("train a policy on a dataset", _train),
     "eval": ("measure a policy's success rate on a benchmark, in a sandbox", _eval),
+    "compare": ("say whether one evaluation is better than another of the same episodes", _compare),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
     "info": ("describe a dataset, a checkpoint or this installation", _info),
     "images": ("build, list or prune the benchmarks' container images", _images),
 }
 
 
-def _parse(model: Any, arguments: Arguments, command: str, positional: str | None = None) -> Any:
-    """The command's configuration, or its help; `positional` is the field that the first argument is for."""
+def _parse(model: Any, arguments: Arguments, command: str, *positional: str) -> Any:
+    """The command's configuration, or its help; `positional` are the fields that the first arguments are for."""
     from lerobot_ops.flags import describe, parse
 
     if any(argument in ("-h", "--help") for argument in arguments):
-        place = f" [{positional.upper()}]" if positional else ""
-        print(f"lerobot-ops {command}{place}: {COMMANDS[command][0]}\n")
+        places = "".join(f" [{name.upper()}]" for name in positional)
+        print(f"lerobot-ops {command}{places}: {COMMANDS[command][0]}\n")
         print("  --config_path FILE[:SECTION]\n      a YAML or JSON file or a section of it; flags lie on top")
         for flag, kind, default, sentence in describe(model, arguments):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         sys.exit(0)
-    return parse(model, arguments, positional)
+    return parse(model, arguments, *positional)
 
 
 def _overview() -> str:

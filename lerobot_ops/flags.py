@@ -5,6 +5,7 @@ file holds there. Every problem of a configuration
 is reported at once, with the close matches of a mistyped name.
 """
 
+import itertools
 import json
 import re
 import types
@@ -24,14 +25,15 @@ from lerobot_ops.errors import ConfigError, did_you_mean
 C = TypeVar("C", bound=BaseModel)
 
 
-def parse(model: type[C], arguments: Sequence[str], positional: str | None = None) -> C:
+def parse(model: type[C], arguments: Sequence[str], *positional: str) -> C:
     """The configuration that `arguments` describe; raises ConfigError with every problem in one message.
 
-    A first argument that is no flag is the value of the field `positional`.
+    First arguments that are no flags are the values of the fields `positional`.
     """
     values: dict[str, Any] = {}
-    if positional and arguments and not arguments[0].startswith("-"):
-        arguments = [f"--{positional}={arguments[0]}", *arguments[1:]]
+    plain = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[: len(positional)]))
+    named = [f"--{name}={value}" for name, value in zip(positional, plain, strict=False)]
+    arguments = [*named, *arguments[len(plain) :]]
     flags = _split(arguments)
     for name, text in flags:
         if name == "config_path":
