@@ -36,7 +36,7 @@ def most_bytes(request: Message, info: Message) -> int:
 
 
 def checked(request: Message, reply: Message, info: Message) -> Message:
-    """The reply; raises ProtocolError when it is no answer to the request."""
+    """What of the reply answers the request; raises ProtocolError when it is no answer to it."""
     if "error" in reply:
         error = _map(reply, "error")
         return {"error": {key: legible(_text(error, key)) for key in ("type", "message", "traceback")}}
@@ -50,17 +50,18 @@ def legible(text: str, most: int = MAX_TEXT) -> str:
 
 
 def _hello(request: Message, reply: Message, info: Message) -> Message:
-    if reply.get("protocol") != protocol.VERSION:
-        raise ProtocolError(f"it speaks protocol {reply.get('protocol')!r}, not {protocol.VERSION}: build it again")
+    if (version := _whole(reply, "protocol", 0, 1_000_000)) != protocol.VERSION:
+        raise ProtocolError(f"it speaks version {version} of the protocol, not {protocol.VERSION}: build it again")
     versions, action_dim = _map(reply, "versions"), _whole(reply, "action_dim", 1, 4096)
     return {
-        **reply,
+        "protocol": version,
         "fps": _whole(reply, "fps", 1, 100_000),
         "max_steps": _whole(reply, "max_steps", 1, 10_000_000),
         "action_dim": action_dim,
         "action_bounds": _array("action_bounds", reply.get("action_bounds"), np.dtype("float64"), (2, action_dim)),
         "features": {key: _feature(key, entry) for key, entry in _map(reply, "features").items()},
         "versions": {legible(name, 100): legible(_text(versions, name), 100) for name in versions},
+        "render": _plain("render", reply.get("render")),
     }
 
 
@@ -69,8 +70,8 @@ def _reset(request: Message, reply: Message, info: Message) -> Message:
     if legible(instruction) != instruction:
         raise ProtocolError(f"its instruction is no line of text: {legible(instruction, 100)!r}")
     return {
-        **reply,
         "observation": _observation(reply, "observation", info, request.get("observe") or (), _window(request)),
+        "instruction": instruction,
         "init_state": None if reply.get("init_state") is None else _whole(reply, "init_state", 0, 10_000_000),
         "max_steps": _whole(reply, "max_steps", 1, 10_000_000),
         "memory": _whole(reply, "memory", 0, 1 << 50),
@@ -81,9 +82,10 @@ def _reset(request: Message, reply: Message, info: Message) -> Message:
 def _step(request: Message, reply: Message, info: Message) -> Message:
     steps = _played(_whole(reply, "steps", 1, _steps(request)), request, reply)
     return {
-        **reply,
+        "steps": steps,
         "rewards": _numbers(reply, "rewards", steps),
         "success": _flag(reply, "success"),
+        "done": reply["done"],
         "observation": (
             None if reply["done"] else _observation(reply, "observation", info, request["observe"], _window(request))
         ),
@@ -98,8 +100,9 @@ def _expert(request: Message, reply: Message, info: Message) -> Message:
     if not isinstance(successes, list) or [type(value) for value in successes] != [bool] * steps:
         raise ProtocolError(f"its successes are not {steps} times true or false: {_shown(successes)}")
     return {
-        **reply,
         "rewards": _numbers(reply, "rewards", steps),
+        "successes": successes,
+        "done": reply["done"],
         "observations": _observation(reply, "observations", info, request["cameras"], (steps,)),
         "actions": _array("actions", reply.get("actions"), np.dtype("float32"), (steps, info["action_dim"])),
     }
@@ -134,18 +137,20 @@ def _played(steps: int, request: Message, reply: Message) -> int:
 def _feature(key: str, entry: object) -> Message:
     if not _KEY.fullmatch(key):
         raise ProtocolError(f"it has a feature {legible(key, 100)!r}, which is not observation.NAME or action")
-    if not isinstance(entry, dict) or not isinstance(entry.get("names"), list | dict | None):
+    if not isinstance(entry, dict):
         raise ProtocolError(f"its feature {key} is no entry with dtype, shape and names: {_shown(entry)}")
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(side) is int and side >= 1 for side in shape):
         raise ProtocolError(f"its feature {key} has no shape: {_shown(shape)}")
     if math.prod(shape) * _dtype(entry).itemsize > protocol.MAX_BYTES // 4:
         raise ProtocolError(f"its feature {key} is too large for a message: {_shown(shape)}")
-    return entry
+    return {"dtype": entry["dtype"], "shape": shape, "names": _plain("names", entry.get("names"))}
 
 
 def _dtype(entry: Message) -> np.dtype[Any]:
     name = entry.get("dtype")
+    if not isinstance(name, str):
+        raise ProtocolError(f"it has a feature of dtype {_shown(name)}")
     if name in ("video", "image"):
         return np.dtype("uint8")
     if name in ("bool", "uint8", "int16", "int32", "int64", "float32", "float64"):
@@ -172,7 +177,7 @@ def _frames(reply: Message, request: Message, most: int) -> NDArray[np.uint8] | 
     frames, video = reply.get("frames"), request.get("video")
     if frames is None:
         return None
-    if not video or not 1 <= (np.shape(frames) or (0,))[0] <= most:
+    if not video or not isinstance(frames, np.ndarray) or not frames.ndim or not 1 <= len(frames) <= most:
         raise ProtocolError(f"it sends frames that nobody asked for: {_shown(frames)}")
     return _array("frames", frames, np.dtype("uint8"), (len(frames), video["size"], video["size"], 3))
 
@@ -220,6 +225,19 @@ def _map(reply: Message, key: str) -> Message:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ProtocolError(f"its {key} is {_shown(value)}, not a map of names")
     return value
+
+
+def _plain(name: str, value: object) -> Any:
+    """A value of lists, maps, texts and numbers, as JSON has them."""
+    if isinstance(value, dict):
+        return {legible(key, 100): _plain(name, inner) for key, inner in _map({name: value}, name).items()}
+    if isinstance(value, list):
+        return [_plain(name, inner) for inner in value]
+    if isinstance(value, str):
+        return legible(value, 100)
+    if value is None or type(value) in (bool, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ProtocolError(f"its {name} holds {_shown(value)}")
 
 
 def _shown(value: object) -> str:

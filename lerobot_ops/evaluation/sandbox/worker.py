@@ -124,7 +124,8 @@ class Worker:
         if length > most:
             raise protocol.ProtocolError(f"it has {length} bytes, where at most {most} were asked for")
         reply = protocol.decode(self._take(length, deadline))
-        if (number := reply.pop("id", None)) != self._asked:
+        number = reply.get("id")
+        if type(number) is not int or number != self._asked:
             raise protocol.ProtocolError(f"it answers request {number!r:.20}, and this is request {self._asked}")
         return checked(request, reply, self.info)
 
