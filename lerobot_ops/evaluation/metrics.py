@@ -1,10 +1,16 @@
 """From episode records to success rates: per task, per group and overall, with a 95% interval.
 
 An episode whose simulator failed is no evidence about the policy: it is counted in `n_errors` and nowhere else.
+
+The interval of one task is Wilson's. Episodes of one task are more alike than those of several, so over several tasks
+it is Wilson's for as many independent episodes as these are worth (Korn & Graubard 1998, Survey Methodology 24:193):
+n* = p (1 - p) / V * (z / t)^2, at most n, where V = m / (m - 1) * sum_j (s_j - p n_j)^2 / n^2 is the variance of p over
+m tasks with s_j successes of n_j episodes, and t is Student's quantile for m - 1 degrees of freedom. It says where the
+rate over tasks like these is; between policies on these very tasks decides `comparison`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lerobot_ops.config import Config
@@ -20,7 +26,7 @@ class Score(Config):
     pc_success: float | None
     """100 x successes / episodes without an error."""
     ci_low: float | None
-    """Lower end of the 95% Wilson interval of `pc_success`."""
+    """Lower end of the 95% interval of `pc_success`, over several tasks clustered by task."""
     ci_high: float | None
     """Upper end of it."""
     n_episodes: int
@@ -46,7 +52,7 @@ def score(records: Iterable[Record]) -> Score:
     records = list(records)
     counted = [record for record in records if record.error is None]
     count, successes = len(counted), sum(record.success for record in counted)
-    low, high = wilson_interval(successes, count) if count else (None, None)
+    low, high = wilson_interval(successes, count, worth=effective_episodes(counted)) if count else (None, None)
     return Score(
         pc_success=100 * successes / count if count else None,
         ci_low=None if low is None else 100 * low,
@@ -60,19 +66,42 @@ def score(records: Iterable[Record]) -> Score:
     )
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927): (low, high) in [0, 1]; `trials` must be positive."""
+def wilson_interval(successes: int, trials: int, z: float = Z95, *, worth: float | None = None) -> tuple[float, float]:
+    """The score interval of a proportion (Wilson 1927): (low, high) in [0, 1]; `trials` must be positive.
+
+    `worth` is how many independent trials they are worth, when they are not.
+    """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes of {trials} trials")
-    proportion, spread = successes / trials, z * z / trials
+    count = trials if worth is None else worth
+    proportion, spread = successes / trials, z * z / count
     centre = (proportion + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
+    half = z / (1 + spread) * math.sqrt(proportion * (1 - proportion) / count + spread / (4 * count))
     # The ends are exact where all trials agree; arithmetic would leave 1e-17 there.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
 
 
+def effective_episodes(records: Sequence[Record]) -> float:
+    """How many independent episodes these are worth, clustered by task; all of them where tasks do not differ."""
+    tasks = dict.fromkeys(record.task for record in records)
+    count, m = len(records), len(tasks)
+    rate = sum(record.success for record in records) / count
+    if m == 1 or rate in (0.0, 1.0):
+        return count
+    surplus = dict.fromkeys(tasks, 0.0)
+    for record in records:
+        surplus[record.task] += record.success - rate
+    variance = m / (m - 1) * math.fsum(value**2 for value in surplus.values()) / count**2
+    if variance == 0:
+        return count
+    from scipy.special import stdtrit
+
+    stricter = Z95 / float(stdtrit(m - 1, 0.975))
+    return min(count, rate * (1 - rate) / variance * stricter**2)
+
+
 def metrics(records: Sequence[Record], groups: dict[str, list[str]]) -> dict[str, Any]:
-    """The content of `metrics.json`: the overall score, and the scores per task and per group of `groups`.
+    """The scores of `metrics.json`: overall, and per task and per group of `groups`.
 
     Equal outcomes give equal content: durations are no part of it.
     """
@@ -90,16 +119,25 @@ def score_of(records: Iterable[Record], tasks: Iterable[str]) -> Score:
     return score(record for record in records if record.task in chosen)
 
 
-def eval_info(records: Sequence[Record], groups: dict[str, list[str]], videos: dict[str, list[str]]) -> dict[str, Any]:
+def eval_info(
+    records: Sequence[Record],
+    groups: dict[str, list[str]],
+    videos: dict[str, list[str]],
+    task_id: Callable[[str, str], int] | None = None,
+) -> dict[str, Any]:
     """The content of LeRobot's `eval_info.json`; `videos` holds the paths of each task's clips.
 
-    `eval_s` is the sum of the episodes' seconds, whatever number of simulators they were shared among. Episodes that
-    ended in an error are left out.
+    `task_id` gives a task's number in its group, by default its place. `eval_s` is the sum of the episodes' seconds,
+    whatever number of simulators they were shared among. Episodes that ended in an error are left out.
     """
     per_task = [
-        {"task_group": group, "task_id": number, "metrics": _episodes(records, task, videos.get(task, []))}
+        {
+            "task_group": group,
+            "task_id": task_id(group, task) if task_id else place,
+            "metrics": _episodes(records, task, videos.get(task, [])),
+        }
         for group, members in groups.items()
-        for number, task in enumerate(members)
+        for place, task in enumerate(members)
     ]
     per_group = {group: _summary(records, members, videos) for group, members in groups.items()}
     tasks = list(dict.fromkeys(task for members in groups.values() for task in members))

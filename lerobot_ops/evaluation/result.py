@@ -68,17 +68,20 @@ def load_result(output_dir: Path) -> EvalResult:
     )
 
 
-def write_result(folder: Path, env: EnvConfig, found: Sequence[Record], clips: Sequence[Clip]) -> None:
-    """Write the files that follow from the records."""
+def write_result(folder: Path, env: EnvConfig, policy: str, found: Sequence[Record], clips: Sequence[Clip]) -> None:
+    """Write the files that follow from the records; `policy` is its version, or its name if it is not trained."""
     groups = env.groups()
-    write_records(folder / FILE_NAME, found)
-    write_json(folder / "metrics.json", {"env": env.type, "task": env.task, **metrics(found, groups)})
-    write_json(folder / "eval_info.json", eval_info(found, groups, paths_by_task(clips)))
     described = {
         f"{group}_{env.task_id(group, task)}": envs.instruction(env.type, task)
         for group, members in groups.items()
         for task in members
     }
+    info = eval_info(found, groups, paths_by_task(clips), env.task_id)
+    about = {"env": env.type, "task": env.task, "policy": policy, "task_descriptions": described}
+    about["eval_s"] = info["overall"]["eval_s"]
+    write_records(folder / FILE_NAME, found)
+    write_json(folder / "metrics.json", {**about, **metrics(found, groups)})
+    write_json(folder / "eval_info.json", info)
     write_json(folder / "task_descriptions.json", described)
 
 

@@ -71,7 +71,7 @@ def merge_shards(folders: Sequence[Path], output: Path) -> EvalResult:
         for folder, clip in made:
             (partial / clip.path).parent.mkdir(exist_ok=True)
             link_or_copy(folder / clip.path, partial / clip.path)
-        write_result(partial, env, found, [clip for _, clip in made])
+        write_result(partial, env, identity["policy"]["version"], found, [clip for _, clip in made])
         provenance = {
             **sources[first],
             "key": key,

@@ -3,11 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lerobot_ops.evaluation.metrics import eval_info, metrics, score, score_of, wilson_interval
+from lerobot_ops.evaluation.metrics import (
+    effective_episodes,
+    eval_info,
+    metrics,
+    score,
+    score_of,
+    wilson_interval,
+)
 from lerobot_ops.evaluation.records import Record
 
 
@@ -122,3 +130,45 @@ def test_eval_info_has_lerobots_layout():
     }
     assert info["overall"]["eval_s"] == 1.5
     assert info["overall"]["eval_ep_s"] == 0.5
+
+
+def clustered(generator: np.random.Generator, tasks: int, episodes: int, spread: float) -> list[Record]:
+    """Tasks whose own rates differ around 0.6."""
+    rates = generator.beta(0.6 / spread, 0.4 / spread, size=tasks)
+    return [
+        record(task=f"task-{task}", episode=number, success=bool(generator.random() < rate))
+        for task, rate in enumerate(rates)
+        for number in range(episodes)
+    ]
+
+
+@pytest.mark.parametrize(("tasks", "episodes"), [(10, 10), (40, 10), (5, 50)])
+def test_the_interval_over_tasks_covers_the_rate_over_tasks_like_these(tasks, episodes):
+    generator = np.random.default_rng(0)
+    clustering, plain = [], []
+    for _ in range(400):
+        records = clustered(generator, tasks, episodes, spread=0.8)
+        found = score(records)
+        clustering.append(found.ci_low <= 60 <= found.ci_high)
+        low, high = wilson_interval(found.n_successes, found.n_episodes)
+        plain.append(low <= 0.6 <= high)
+    assert np.mean(clustering) > 0.92
+    assert np.mean(plain) < 0.8
+
+
+def test_tasks_that_are_alike_are_worth_all_their_episodes():
+    alike = [record(task=f"task-{task}", episode=n, success=n < 6) for task in range(5) for n in range(10)]
+    assert effective_episodes(alike) == 50
+    found = score(alike)
+    assert (found.ci_low / 100, found.ci_high / 100) == pytest.approx(wilson_interval(30, 50))
+    solved = [record(task=f"task-{task}", episode=n) for task in range(5) for n in range(10)]
+    assert score(solved).ci_high == 100
+
+
+def test_two_tasks_of_which_one_is_solved_say_little():
+    records = [record(task=task, episode=n, success=task == "easy") for task in ("easy", "hard") for n in range(50)]
+    assert effective_episodes(records) < 1
+    found = score(records)
+    assert found.ci_low < 10
+    assert found.ci_high > 90
+    assert score_of(records, ["easy"]).ci_low > 90
