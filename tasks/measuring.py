@@ -1,6 +1,7 @@
 """One policy on several benchmarks, each in several shards: every pair is a task run, wherever it runs."""
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ def measure(configs: Mapping[str, EvalConfig], measurement: Measurement) -> dict
         inputs = _inputs(configs[name], measurement)
         with _clearing_up():
             return {name: _outcome(lambda: run_step(evaluate_policy, share=Share(), **inputs))}
+    if measurement.source is not None and measurement.source.kind == "checkpoint":
+        importlib.import_module("lerobot_ops.policies.inference")  # threads would meet torch half imported
     # Threads share this machine's cores; on a cluster each task has its worker's.
     share = Share(simulators=max(1, cores() // beside(jobs)) if measurement.runner == THREADS else 0)
     with stopping.stoppable(), open_runner(measurement.runner, jobs) as runner, _clearing_up():

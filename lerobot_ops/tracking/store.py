@@ -9,6 +9,7 @@ import fcntl
 import functools
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 """MLflow's settings that we change unless the user has set them."""
+_opening = threading.Lock()
+"""Two threads that import MLflow at once meet it half imported."""
 
 
 def open_client(config: TrackingConfig) -> "MlflowClient":
@@ -34,7 +37,8 @@ def open_client(config: TrackingConfig) -> "MlflowClient":
     Raises PrerequisiteError when a server does not answer, ArtifactError when the store cannot be written or belongs to
     another MLflow version.
     """
-    return _open(tracking_uri(config))
+    with _opening:
+        return _open(tracking_uri(config))
 
 
 def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
