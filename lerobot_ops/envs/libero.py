@@ -164,7 +164,9 @@ def _state(
     sine = np.sqrt(np.maximum(np.float32(1) - cosine * cosine, np.float32(0)))
     axis_angle = np.zeros(3, dtype=np.float32)
     if sine > 1e-10:
-        axis_angle = turned[:3] / sine * (np.float32(2) * np.arccos(cosine))
+        # Rounded once: torch's arc cosine is within a bit of that, numpy's in float32 is not.
+        angle = np.float32(2) * np.float32(np.arccos(np.float64(cosine)))
+        axis_angle = turned[:3] / sine * angle
     return np.concatenate([position, axis_angle, fingers]).astype(np.float32)
 
 

@@ -47,6 +47,8 @@ class Simulation:
         self._env = _make(package / "bddl_files" / suite / f"{task}.bddl")
         import mujoco
 
+        # MuJoCo keeps up to 500 MB of decoded textures for a scene that is loaded again, which this one is not.
+        mujoco.mj_clearCache(mujoco.mj_getCache())
         self.model: Any = self._env.sim.model._model
         self.moment: Any = mujoco.MjData(self.model)
         self.marks: NDArray[np.float32] = self.model.site_rgba.copy()
