@@ -195,7 +195,7 @@ def _row(week: Week) -> tuple[object, ...]:
 def verdict(weeks: list[Week], problems: Mapping[str, str]) -> list[Week] | State[list[Week]]:
     """What the run ends with: a state that people and automations see, or the results."""
     told = [f"{name} could not be measured: {problem}" for name, problem in problems.items()]
-    worse = [f"{week.name}: {week.change}" for week in weeks if week.change and week.change.verdict == "regressed"]
+    worse = [f"{week.name}: {week.change}" for week in weeks if week.change and week.change.regressed]
     if worse:
         return Failed(name=REGRESSED, message="\n".join([*worse, *told]))
     return Failed(message="\n".join(told)) if told else weeks

@@ -76,7 +76,7 @@ def test_a_worse_champion_ends_as_regressed(workspace: Path) -> None:
     assert again.name == "Completed"  # nothing changed: inconclusive does not fail
     (same,) = again.result()
     assert same.evaluation.path != week.evaluation.path  # measured anew
-    assert same.change.verdict == "inconclusive"
+    assert same.change.comparison.verdict == "inconclusive"
 
     crown(STANDS_STILL)
     worse = weekly(drawer=DRAWER)
@@ -84,7 +84,7 @@ def test_a_worse_champion_ends_as_regressed(workspace: Path) -> None:
     assert "drawer" in worse.message
     rows = json.loads(newest_artifact("weekly-drawer"))
     assert rows[0]["the week before"] == "100.0 %"
-    assert rows[0]["change"] == "-100.0"
+    assert rows[0]["change"].startswith("-100.0 (")
     history = past_evaluations(TrackingConfig(), {"schedule": "weekly", "weekly.policy": "champion"}, most=10)
     assert [past.metrics["pc_success"] for past in history] == [0, 100, 100]
     assert history[0].tags["comparison.verdict"] == "regressed"
