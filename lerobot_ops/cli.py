@@ -118,6 +118,12 @@ def _compare(arguments: Arguments) -> None:
     raise_if(comparison, config.fail_on)
 
 
+def _health(arguments: Arguments) -> None:
+    from lerobot_ops.evaluation.health import HealthConfig, health
+
+    print(health(_parse(HealthConfig, arguments, "health", "output")))
+
+
 def _publish(arguments: Arguments) -> None:
     from lerobot_ops.hub.publish import PublishConfig, publish
 
@@ -169,6 +175,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "train": ("train a policy on a dataset", _train),
     "eval": ("measure a policy's success rate on a benchmark, in a sandbox", _eval),
     "compare": ("say whether one evaluation is better than another of the same episodes", _compare),
+    "health": ("show how every benchmark has done over time, as one HTML file", _health),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
     "info": ("describe a dataset, a checkpoint or this installation", _info),
     "images": ("build, list or prune the benchmarks' container images", _images),

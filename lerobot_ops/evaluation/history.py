@@ -63,6 +63,19 @@ def past_records(config: TrackingConfig, run_id: str) -> list[Record]:
         return read_records(Path(path))
 
 
+def past_folder(config: TrackingConfig, run_id: str, target: Path) -> Path:
+    """A run's evaluation folder, downloaded below `target`; raises ArtifactError when it cannot be had."""
+    from mlflow.exceptions import MlflowException
+
+    from lerobot_ops.tracking.store import first_line, open_client
+
+    try:
+        return Path(open_client(config).download_artifacts(run_id, ARTIFACTS, str(target)))
+    except (MlflowException, OSError) as error:
+        reason = first_line(error)
+        raise ArtifactError(f"the run's evaluation cannot be had: {reason}", found=f"MLflow run {run_id}") from error
+
+
 def _past(run: Any) -> PastEvaluation:
     started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
     return PastEvaluation(run.info.run_id, started, dict(run.data.tags), dict(run.data.metrics))
