@@ -5,6 +5,7 @@ answer depends on the query and its episode alone: not on other episodes, nor on
 """
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lerobot_ops.evaluation.pool import Desk
 if TYPE_CHECKING:
     from lerobot_ops.policies.inference import PolicyRunner
 
+logger = logging.getLogger(__name__)
 OPEN_LOOP_STEPS = 50
 """Actions that a policy without observations gives at once."""
 ROWS_ON_ACCELERATORS = 8
@@ -143,9 +145,8 @@ class OpenLoopActor:
 class CheckpointActor:
     """A trained policy, whose batches always have `together` rows."""
 
-    def __init__(self, runner: "PolicyRunner", together: int) -> None:
+    def __init__(self, runner: "PolicyRunner", together: int = 1) -> None:
         self._runner = runner
-        self._checked = together == 1 or runner.alone
         self.observation_keys = runner.observation_keys
         self.cameras = runner.cameras
         self.last = runner.last
@@ -163,22 +164,19 @@ class CheckpointActor:
         return self._runner.episode()
 
     def decide(self, asked: Sequence[tuple[Any, Query]]) -> list[NDArray[np.float32]]:
-        """Raises ConfigError when a batch would make an episode's actions depend on the episodes beside it."""
-        from lerobot_ops.policies.inference import Moment, act_together, places_matter
+        from lerobot_ops.policies.inference import Moment, act_together
 
         rows = [
             (runner, Moment(query.observation, query.instruction, (query.seed, query.step))) for runner, query in asked
         ]
-        if not self._checked and places_matter(*rows[0], self.together):
-            raise ConfigError(
-                "this policy's actions would depend on their place in a batch",
-                field="eval.policy_batch",
-                found=self.together,
-                expected="rows whose bits do not depend on the rows beside them, on this device and with its libraries",
-                fix="--eval.policy_batch=1",
-            )
-        self._checked = True
         return act_together(rows, self.together)
+
+    def mixes(self) -> bool:
+        """Whether an answer depends on its place in a batch, or on the queries beside it."""
+        from lerobot_ops.policies.inference import places_matter
+
+        with self.at_work():
+            return places_matter(self._runner, self.together)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -199,9 +197,9 @@ class CheckpointActor:
 def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
     """The actor that `source` names; None for the scripted expert, which plays inside the simulator.
 
-    `policy_batch` is how many queries a policy answers at once; 0 is 1 on the CPU, and more on accelerators. Raises
-    CheckpointError when there is neither a checkpoint nor a policy of that name, and DatasetError when there is nothing
-    to replay.
+    `policy_batch` is how many queries a policy answers at once; 0 is 1 on the CPU, and more on accelerators where that
+    changes no bit of an answer. Raises CheckpointError when there is neither a checkpoint nor a policy of that name,
+    DatasetError when there is nothing to replay, and ConfigError for a batch that makes episodes depend on each other.
     """
     if source.path == "expert":
         return None
@@ -225,7 +223,20 @@ def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
     from lerobot_ops.policies.inference import PolicyRunner
 
     runner = PolicyRunner.from_checkpoint(path, device=source.device)
-    return CheckpointActor(runner, policy_batch or (1 if source.device == "cpu" else ROWS_ON_ACCELERATORS))
+    wanted = policy_batch or (1 if source.device == "cpu" else ROWS_ON_ACCELERATORS)
+    actor = CheckpointActor(runner, wanted)
+    if actor.together == 1 or not actor.mixes():
+        return actor
+    if not policy_batch:
+        logger.info("queries are not batched: this policy's answers would depend on their place in a batch")
+        return CheckpointActor(runner)
+    raise ConfigError(
+        "this policy's answers would depend on their place in a batch",
+        field="eval.policy_batch",
+        found=policy_batch,
+        expected="a size that the device's libraries compute alike for every row",
+        fix="--eval.policy_batch=1",
+    )
 
 
 def zero(query: Query) -> NDArray[np.float32]:

@@ -65,8 +65,9 @@ else:
 
 def parse_policy_config(values: dict[str, Any], file: Path | None = None) -> PolicyConfig:
     """The configuration that a checkpoint's `config.json` holds; raises CheckpointError naming every wrong field."""
+    known: Any = Annotated[_one_of_the_types(), BeforeValidator(_known_type)]
     try:
-        config: PolicyConfig = TypeAdapter(AnyPolicyConfig).validate_python(values)
+        config: PolicyConfig = TypeAdapter(known).validate_python(values)
     except ValidationError as error:
         raise CheckpointError(
             "the policy's configuration is not valid:\n" + "\n".join(_sentences(values, error)), file=file

@@ -14,7 +14,11 @@ from lerobot_ops.envs import Benchmark, Step
 
 class Env:
     fps, action_dim, max_steps = 10, 2, 20
-    features = {"observation.state": {"dtype": "float32", "shape": [1], "names": None}}
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [1], "names": None},
+        "observation.image": {"dtype": "video", "shape": [1, 2, 3], "names": None},
+    }
+    renders = 0
 
     def __init__(self, greeting="hello"):
         print(greeting, "from a library")
@@ -48,7 +52,11 @@ class Env:
         return Step(float(action.sum()), success, success, self.count == self.max_steps and not success)
 
     def observe(self, cameras):
-        return {"observation.state": np.array([self.count], dtype=np.float32)}
+        observation = {"observation.state": np.array([self.count], dtype=np.float32)}
+        for key in cameras:
+            self.renders += 1
+            observation[key] = np.array([[[self.count] * 3, [self.renders] * 3]], dtype=np.uint8)
+        return observation
 
     def expert_action(self):
         return np.full(2, 0.5, dtype=np.float32)

@@ -23,7 +23,7 @@ def spawn(noisy_path):
 
     def start(hello=None, **config):
         settings = SandboxConfig(type="process", start_timeout_s=20, step_timeout_s=20, **config)
-        workers.append(process.start("noisy", settings, hello or {}, Path(sys.executable), Path(noisy_path)))
+        workers.append(process.start("noisy", settings, hello or {}, Path(sys.executable), Path(noisy_path), 0))
         return workers[-1]
 
     yield start
@@ -57,6 +57,25 @@ def test_a_chunk_of_actions_ends_with_the_first_success(spawn):
     assert last["observation"] is None, "nobody looks at what comes after the end"
     with pytest.raises(WorkerFailed, match="reset first"):
         worker.request({"op": "step", "actions": ACTIONS, "observe": []})
+
+
+def test_only_the_frames_that_a_window_shows_are_rendered(spawn):
+    worker = spawn({"cameras": ["observation.image"]})
+    observe = {"observe": ["observation.image"], "last": 3}
+
+    def seen(reply):
+        """(steps that the frames are of, how many had been rendered by then)."""
+        frames = reply["observation"]["observation.image"]
+        assert reply["observation"]["observation.state"][:, 0].tolist() == frames[:, 0, 0, 0].tolist()
+        return frames[:, 0, 0, 0].tolist(), frames[:, 0, 1, 0].tolist()
+
+    assert seen(reset(worker, seed=12, **observe)) == ([0, 0, 0], [1, 1, 1])
+    for steps, expected in [(1, ([0, 0, 1], [1, 1, 2])), (5, ([4, 5, 6], [3, 4, 5])), (2, ([6, 7, 8], [5, 6, 7]))]:
+        assert seen(worker.request({"op": "step", "actions": ACTIONS[:steps], **observe})) == expected
+    with pytest.raises(WorkerFailed, match="windows of 3, not of 1"):
+        worker.request({"op": "step", "actions": ACTIONS[:1], "observe": []})
+    assert worker.request({"op": "step", "actions": ACTIONS, **observe})["observation"] is None
+    assert seen(reset(worker, seed=12, **observe))[1] == [8, 8, 8], "nothing was rendered when the episode ended"
 
 
 def test_an_episode_ends_when_its_time_is_up(spawn):
@@ -120,7 +139,7 @@ def test_a_bad_option_is_named_before_anything_runs(spawn):
     with pytest.raises(ConfigError, match="greting"):
         spawn({"options": {"greting": "hi"}})
     with pytest.raises(ConfigError, match="no such camera"):
-        spawn({"cameras": ["observation.image"]})
+        spawn({"cameras": ["observation.images"]})
 
 
 @pytest.mark.parametrize("task", ["hang", "spin"])
@@ -157,7 +176,7 @@ HOST = """
 import sys, os
 from pathlib import Path
 from lerobot_ops.evaluation.sandbox import SandboxConfig, process
-worker = process.start("noisy", SandboxConfig(), {}, Path(sys.executable), Path(sys.argv[1]))
+worker = process.start("noisy", SandboxConfig(), {}, Path(sys.executable), Path(sys.argv[1]), 0)
 print(worker._channel._process.pid, flush=True)
 worker.request({"op": "reset", "task": sys.argv[2], "seed": 1})
 """
