@@ -117,16 +117,17 @@ class EpisodesConfig(Config):
 
 
 class ClipsConfig(Config):
-    """Videos of the first successes and failures of each task, made by replaying them."""
+    """Videos of the first failures and successes of each task, made by replaying them."""
 
     enable: bool = True
     """Make clips; they need a benchmark that can render."""
     per_outcome: int = Field(default=1, ge=1)
-    """Clips of successes, and as many of failures, for each task."""
+    """Clips of failures, and as many of successes, for each task."""
     max_tasks: int = Field(default=10, ge=1)
-    """Only the first tasks get clips."""
+    """Failures of so many tasks, the first that have any, and successes of so many."""
     fps: int = Field(default=20, ge=1)
-    """Frames per second, in real time; rendered frames are what a clip costs."""
+    """About how many frames per second; rendered frames are what a clip costs. It takes as long as the simulated time,
+    so the rate is one that divides the simulation's."""
     size: int = Field(default=320, ge=64, multiple_of=2)
     """Width and height in pixels."""
 
