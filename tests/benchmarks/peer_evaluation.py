@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--film", action="store_true")
     options = parser.parse_args()
     cut_after(options.steps)
+    options.out.mkdir(parents=True, exist_ok=True)  # LeRobot makes it for its videos only
     if not options.film:
         make_no_videos()
     sys.argv = [
