@@ -35,14 +35,14 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
     """Measure the policy of `config` on its benchmark.
 
     `on_record` is called once for every episode of the result; for those of an interrupted evaluation at once.
-    Leaves in the output folder: `records.jsonl` (the records), `metrics.json` (what depends on outcomes alone),
+    Leaves in the output folder: `records.jsonl` (the records), `metrics.json` (the scores, as LeRobot's CI has them),
     `eval_info.json` (LeRobot's), `task_descriptions.json`, `evaluation.json` (what was measured, with what), `clips/`.
     When the output folder holds this very evaluation already, that is the result.
 
     Raises CheckpointError, PrerequisiteError, SandboxError, and ArtifactError when the output folder holds another.
     """
     actor = _load_actor(config)
-    sandbox = open_sandbox(config.env.type, config.sandbox)
+    sandbox = open_sandbox(config.env.type, config.sandbox, config.env.options)
     identity = _identity(config, actor, sandbox)
     key = content_key(*KEY, identity)
     output = config.output_dir or Path("outputs", "eval", key[:12])
@@ -55,12 +55,12 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
         notes = repeated_beginnings(found)
         for note in notes:
             logger.warning(note)
-        write_result(partial, config.env, found, made)
+        write_result(partial, config.env, identity["policy"]["version"], found, made)
         provenance = {
             "key": key,
             "evaluation": identity,
             "groups": config.env.groups(),
-            "sandbox_reason": sandbox.reason,
+            "sandbox": {"identity": sandbox.identity, "reason": sandbox.reason},
             "simulators": evaluation.simulators,
             "versions": workers.info["versions"],
             "clips": [clip.model_dump() for clip in made],
@@ -99,7 +99,7 @@ def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict
         "seed": config.seed,
         "shard": config.shard,
         "clips": config.clips.model_dump(mode="json"),
-        "sandbox": {"type": sandbox.kind, "identity": sandbox.identity},
+        "sandbox": {"type": sandbox.kind, "recipe": sandbox.recipe},
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lerobot_ops import envs
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.errors import ArtifactError
-from lerobot_ops.evaluation.clips import Clip, paths_by_task
+from lerobot_ops.evaluation.clips import Clip, paths_by_task, write_sheets
 from lerobot_ops.evaluation.config import EnvConfig
 from lerobot_ops.evaluation.metrics import Score, eval_info, metrics, score, score_of
 from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records, write_records
@@ -32,6 +32,8 @@ class EvalResult(Score):
     """Kind of the sandbox: docker, venv or process."""
     identity: str
     """What the sandbox held: an image's digest, or that of the requirements and the worker's sources."""
+    recipe: str
+    """What the sandbox was made from; the same on every machine, where two builds of an image differ."""
     per_task: list[TaskScore]
     per_group: dict[str, Score]
     clips: list[Clip]
@@ -59,7 +61,8 @@ def load_result(output_dir: Path) -> EvalResult:
         **score(records).model_dump(),
         output_dir=output_dir,
         sandbox=sandbox["type"],
-        identity=sandbox["identity"],
+        identity=provenance["sandbox"]["identity"],
+        recipe=sandbox["recipe"],
         per_task=[TaskScore(task=task, **score_of(records, [task]).model_dump()) for task in tasks],
         per_group={group: score_of(records, members) for group, members in groups.items()},
         clips=[Clip(**clip) for clip in provenance["clips"]],
@@ -80,6 +83,7 @@ def write_result(folder: Path, env: EnvConfig, policy: str, found: Sequence[Reco
     about = {"env": env.type, "task": env.task, "policy": policy, "task_descriptions": described}
     about["eval_s"] = info["overall"]["eval_s"]
     write_records(folder / FILE_NAME, found)
+    write_sheets(folder, clips)
     write_json(folder / "metrics.json", {**about, **metrics(found, groups)})
     write_json(folder / "eval_info.json", info)
     write_json(folder / "task_descriptions.json", described)

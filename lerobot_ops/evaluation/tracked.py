@@ -47,7 +47,8 @@ def track(
 ) -> None:
     """Log a finished evaluation of `config` in a run of its own."""
     benchmark = benchmark_name(config)
-    identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox, "image.digest": result.identity}
+    identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox}
+    identity |= {"image.digest": result.identity, "recipe.digest": result.recipe}
     params = config.model_dump(mode="json", exclude={"tracking"})
     with open_run(
         tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**identity, **(tags or {})}, params=params

@@ -201,7 +201,7 @@ def _writing(config: CollectConfig, sandbox: Sandbox, info: dict[str, Any]) -> I
     features = {**recorded, **OUTCOME}
     content = config.model_dump(mode="json", exclude={"dataset", "workers", "sandbox"})
     video = config.dataset.video
-    key = content_key("collect", 2, content, sandbox.kind, sandbox.identity, info["fps"], features, video)
+    key = content_key("collect", 2, content, sandbox.kind, sandbox.recipe, info["fps"], features, video)
     partial = root.with_name(f".{root.name}.partial-{key[:12]}")
     if partial.exists():
         writer = DatasetWriter.resume(partial)
