@@ -119,6 +119,7 @@ def _clip(model: str, config: str, name: str, pretrained: bool) -> Any:
     quiet = transformers.utils.logging
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()  # it lists the other half's weights as unexpected
+    quiet.disable_progress_bar()
     try:
         if pretrained:
             return getattr(transformers, model).from_pretrained(name, use_safetensors=True, dtype=torch.float32)
