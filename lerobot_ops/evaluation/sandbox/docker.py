@@ -190,13 +190,14 @@ class _ContainerChannel:
     def kill(self) -> None:
         import docker
 
+        # First the stream: the engine waits until somebody has read all that a container has written.
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         # When the engine does not answer, the container still ends: with its stream, or at its deadline.
         if self._container is not None:
             with contextlib.suppress(docker.errors.APIError, requests.RequestException):
                 self._container.remove(force=True, v=True)
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
         if self._socket is not None:
