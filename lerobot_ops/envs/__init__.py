@@ -24,6 +24,7 @@ __all__ = [
 
 GROUP = "lerobot_ops.envs"
 BUILT_IN = {
+    "hub": "lerobot_ops.envs.hub:BENCHMARK",
     "libero": "lerobot_ops.envs.libero:BENCHMARK",
     "metaworld": "lerobot_ops.envs.metaworld:BENCHMARK",
     "pusht": "lerobot_ops.envs.pusht:BENCHMARK",

@@ -83,6 +83,8 @@ class Benchmark:
     Raises PrerequisiteError when it cannot be."""
     distributions: tuple[str, ...] = ()
     """Python packages whose versions a record of an evaluation should hold."""
+    untrusted: bool = False
+    """Its code is whatever a repository holds, so it runs in containers alone."""
     recipe: str = ""
-    """For a third party's package: the folder in it that says what its sandbox is made of: `requirements.txt` and, where
-    needed, `Dockerfile`, `prepare.py` and files that they read."""
+    """For a third party's package: the folder in it that says what its sandbox is made of: `requirements.txt` and,
+    where needed, `Dockerfile`, `prepare.py` and files that they read."""

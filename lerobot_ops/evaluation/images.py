@@ -30,6 +30,9 @@ RECIPE_LABEL = f"{LABEL}.recipe"
 _STAGE_LABEL = f"{LABEL}.stage"
 _BASE, _REQUIREMENTS = "lerobot-ops/base", "lerobot-ops/requirements"
 
+# Images of older recipes that a build leaves, and of other repositories of the Hub.
+_KEPT = 4
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,27 +53,31 @@ class BenchmarkImage:
 
 
 def build_image(
-    benchmark: str, *, base_image: str | None = None, on_line: Callable[[str], None] | None = None
+    benchmark: str,
+    *,
+    made_of: Recipe | None = None,
+    base_image: str | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> BenchmarkImage:
     """Build a benchmark's image unless it is there; `on_line` gets what the build prints.
 
     `base_image` is what the base begins from when it is built, by default the official image of Python or, where that
-    cannot be pulled, one made of Debian packages. Of the images of older recipes the two newest are kept.
+    cannot be pulled, one made of Debian packages. Of the images of older recipes the newest are kept.
 
     Raises PrerequisiteError without an engine or an image to begin from, SandboxError with the last lines when the
     build fails.
     """
     client = connect()
-    made_of = recipe(benchmark)
+    made_of = made_of or recipe(benchmark)
     say = on_line or _log.debug
     with building(f"image-{benchmark}"):
-        image = find_image(benchmark, client)
+        image = _built(made_of, client)
         if image is None:
             _log.info("building the image of %s", benchmark)
             base = _base(client, made_of, base_image, say)
             _worker(client, made_of, _requirements(client, made_of, base, say), say)
-            image = find_image(benchmark, client)
-            prune_images(benchmark, keep=2)
+            image = _built(made_of, client)
+            prune_images(benchmark, keep=_KEPT)
     assert image is not None
     return image
 
@@ -107,6 +114,11 @@ def prune_images(benchmark: str | None = None, keep: int = 1) -> list[BenchmarkI
             removed.append(image)
     _prune_parts(client, benchmark)
     return removed
+
+
+def _built(made_of: Recipe, client: "docker.DockerClient") -> BenchmarkImage | None:
+    images = list_images(made_of.benchmark, client)
+    return next((image for image in images if image.recipe == made_of.digest), None)
 
 
 def image_name(made_of: Recipe) -> str:

@@ -94,7 +94,8 @@ class Session:
         return {
             "observation": self._seen(),
             "init_state": init_state,
-            "instruction": envs.instruction(self._benchmark, task),
+            # Of a repository's environment only the environment knows.
+            "instruction": getattr(self._env, "instruction", "") or envs.instruction(self._benchmark, task),
             "max_steps": self._env.max_steps,
             "frames": self._render(video)[None] if video else None,
             "memory": _peak_memory(),

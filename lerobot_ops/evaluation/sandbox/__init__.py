@@ -1,8 +1,10 @@
 """Sandboxes: where a benchmark's workers run. `open_sandbox` prepares one, `spawn` starts a worker in it."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lerobot_ops.errors import PrerequisiteError, SandboxError
+from lerobot_ops import envs
+from lerobot_ops.errors import ConfigError, PrerequisiteError, SandboxError
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.worker import Worker, WorkerDied, WorkerFailed, WorkerTimeout
 
@@ -27,8 +29,13 @@ class Sandbox(Protocol):
         """Start one worker: {"cameras": keys that will be asked for, "options": of the environment, "video": bool}."""
 
 
-def open_sandbox(benchmark: str, config: SandboxConfig) -> Sandbox:
-    """Prepare the sandbox of a benchmark; the first time this builds it, after that it takes well under a second."""
+def open_sandbox(benchmark: str, config: SandboxConfig, options: Mapping[str, Any] | None = None) -> Sandbox:
+    """Prepare the sandbox of a benchmark; the first time this builds it, after that it takes well under a second.
+
+    `options` are those of the environment: for one from the Hub they say what the sandbox holds.
+    """
+    if envs.benchmark(benchmark).untrusted:
+        return _contained(benchmark, config, options)
     if config.type == "process":
         from lerobot_ops.evaluation.sandbox.process import ProcessSandbox
 
@@ -45,6 +52,20 @@ def open_sandbox(benchmark: str, config: SandboxConfig) -> Sandbox:
         return _venv(
             benchmark, config, f"no container, because {error.problem}; a virtual environment does not isolate"
         )
+
+
+def _contained(benchmark: str, config: SandboxConfig, options: Mapping[str, Any] | None) -> Sandbox:
+    """A container, or an error: nothing else keeps code that nobody vouches for away from this machine."""
+    from lerobot_ops.evaluation.sandbox.docker import DockerSandbox
+
+    if config.type in ("process", "venv"):
+        raise ConfigError(
+            f"{benchmark} runs code from a repository, which runs in a container only",
+            field="sandbox.type",
+            found=config.type,
+            expected="docker",
+        )
+    return DockerSandbox(benchmark, config, "code from a repository runs in a container only", options)
 
 
 def _venv(benchmark: str, config: SandboxConfig, reason: str) -> Sandbox:

@@ -16,6 +16,7 @@ from lerobot_ops.evaluation.sandbox import gpu, owner
 from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.engine import LABEL, connect, reason
 from lerobot_ops.evaluation.sandbox.process import STDERR_BYTES, exit_reason, tail
+from lerobot_ops.evaluation.sandbox.recipe import recipe
 from lerobot_ops.evaluation.sandbox.worker import Worker, left
 
 if TYPE_CHECKING:
@@ -32,16 +33,22 @@ class DockerSandbox:
 
     kind = "docker"
 
-    def __init__(self, benchmark: str, config: SandboxConfig, reason: str) -> None:
+    def __init__(
+        self, benchmark: str, config: SandboxConfig, reason: str, options: Mapping[str, Any] | None = None
+    ) -> None:
         self.benchmark, self.config, self.reason = benchmark, config, reason
         self._started = itertools.count()
         with contextlib.closing(connect()) as client:
             sweep(client)
             self._gpus = gpu.chosen(config.gpus, client)
-            self.identity = _digest(client, config.image) if config.image else build_image(benchmark).digest
+            if config.image:
+                self.identity = _digest(client, config.image)
+                # An image that others built of our recipes says so; of any other its digest must do.
+                self.recipe = client.images.get(self.identity).labels.get(RECIPE_LABEL, self.identity)
+            else:
+                made_of = recipe(benchmark, options)
+                self.identity, self.recipe = build_image(benchmark, made_of=made_of).digest, made_of.name
             self.image: str | None = self.identity
-            # An image that others built of our recipes says so; of any other its digest must do.
-            self.recipe = client.images.get(self.identity).labels.get(RECIPE_LABEL, self.identity)
 
     def spawn(self, hello: dict[str, Any]) -> Worker:
         """Start one worker and greet it: {cameras, options, video}."""

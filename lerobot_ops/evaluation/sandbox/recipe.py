@@ -5,13 +5,14 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import lerobot_ops
 from lerobot_ops import envs
 from lerobot_ops.errors import ConfigError, SandboxError
-from lerobot_ops.evaluation.sandbox import guest
+from lerobot_ops.evaluation.sandbox import guest, hub_recipe
 
 _PACKAGE = Path(lerobot_ops.__file__).parent
 
@@ -30,6 +31,8 @@ class Recipe:
     that holds them all, after the requirements were installed."""
     shared: dict[str, bytes] = field(default_factory=dict)
     """How every image begins and ends: Dockerfile.base, install.sh, Dockerfile.worker."""
+    source: str = ""
+    """The repository, commit and file that an environment of the Hub comes from."""
     prefix: str = ""
     """Where the Dockerfile finds `extra`: "docker/NAME/" for a benchmark of ours, which is built in the repository."""
 
@@ -38,6 +41,11 @@ class Recipe:
         """64 digits that name all of it."""
         worker = {"worker": self.shared.get("Dockerfile.worker", b""), **_under("guest", self.guest)}
         return digest_of({"requirements": self.requirements_digest.encode(), **worker})
+
+    @property
+    def name(self) -> str:
+        """What decides the results of its workers, for the record: the digest, and where it comes from."""
+        return f"{self.source} {self.digest}".strip()
 
     @property
     def requirements_digest(self) -> str:
@@ -56,8 +64,11 @@ class Recipe:
         return digest_of({"Dockerfile.base": self.shared.get("Dockerfile.base", b"")})
 
 
-def recipe(benchmark: str) -> Recipe:
-    """The recipe of a benchmark that has one; raises ConfigError for one that can only run in this interpreter."""
+def recipe(benchmark: str, options: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a benchmark; `options` of its environment decide it for one from the Hub.
+
+    Raises ConfigError for one that can only run in this interpreter.
+    """
     known = envs.benchmark(benchmark)
     folder = docker_folder()
     shared = {name: (folder / name).read_bytes() for name in ("Dockerfile.base", "install.sh", "Dockerfile.worker")}
@@ -74,9 +85,13 @@ def recipe(benchmark: str) -> Recipe:
     if not listed.is_file() or not image.is_file():
         raise _no_recipe(benchmark, image)
     extra = guest.files_of(folder / benchmark)
-    return Recipe(
+    own = Recipe(
         benchmark, listed.read_bytes(), image.read_bytes(), sources, extra, shared, prefix=f"docker/{benchmark}/"
     )
+    if not known.untrusted:
+        return own
+    source, files, asked = hub_recipe.repository_parts(options or {})
+    return replace(own, source=source, guest={**own.guest, **files}, extra={**own.extra, "repository.txt": asked})
 
 
 def docker_folder() -> Path:
