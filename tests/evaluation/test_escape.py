@@ -22,7 +22,7 @@ import pytest
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.config import EvalConfig
 from lerobot_ops.evaluation.evaluate import evaluate
-from lerobot_ops.evaluation.sandbox import SandboxConfig, process
+from lerobot_ops.evaluation.sandbox import SandboxConfig, open_sandbox, process
 from lerobot_ops.evaluation.sandbox.engine import connect
 from lerobot_ops.flags import build
 
@@ -220,6 +220,19 @@ def test_an_attack_on_the_machine_is_an_error_of_its_episode_and_the_next_one_pl
     assert ancestors == []
     assert threads_and_descriptors()[0] <= before[0]
     assert threads_and_descriptors()[1] <= before[1] + 1
+
+
+def test_a_container_that_floods_its_stream_is_gone_soon_after_its_deadline(image, package, monkeypatch):
+    """The engine waits a minute for somebody to read what a container has written, unless the stream is closed."""
+    monkeypatch.syspath_prepend(str(package))
+    sandbox = open_sandbox("hostile", SandboxConfig(type="docker", image=image, labels={"test": "flood"}))
+    worker = sandbox.spawn({})
+    began = time.monotonic()
+    with pytest.raises(SandboxError, match="did not answer 'reset' within 1 s"):
+        worker.request({"op": "reset", "task": "endless stderr", "seed": 1}, timeout=1)
+    assert time.monotonic() - began < 30
+    with closing(connect()) as engine:
+        assert engine.containers.list(all=True, filters={"label": "test=flood"}) == []
 
 
 def test_no_way_out_of_the_container_is_open(config):
