@@ -13,7 +13,7 @@ from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.config import ClipsConfig, EnvConfig, EpisodesConfig, EvalConfig
 from lerobot_ops.tracking import TrackingConfig
 from tasks.comparing import Change, against_past
-from tasks.health import write_health_page
+from tasks.health import open_weekly_run, write_health_page
 from tasks.measuring import Measurement, measure
 from tasks.publishing import fetch_champion
 from tasks.runners import THREADS
@@ -97,6 +97,7 @@ def weekly_benchmarks(config: WeeklyConfig = WeeklyConfig()) -> list[Week] | Sta
     could not be measured.
     """
     links = Links(tracking=config.tracking, tags={**provenance(), **SCHEDULE})
+    links = links.altered("parent_run", open_weekly_run(config.model, links))
     champion = None
     if any(benchmark.champion for benchmark in config.benchmarks.values()):
         champion = Artifact.at(fetch_champion(config.model, config.tracking).path, "checkpoint", config.model)
@@ -112,7 +113,7 @@ def weekly_benchmarks(config: WeeklyConfig = WeeklyConfig()) -> list[Week] | Sta
         else:
             problems[name] = str(found)
     show("weekly-benchmarks", summary(config.model, champion, weeks, problems))
-    write_health_page(config.tracking)
+    write_health_page(links)
     return verdict(weeks, problems)
 
 
@@ -122,13 +123,14 @@ def weekly_benchmark(
 ) -> Week:
     """One benchmark: the smoke test, the policies without training, then the champion and what changed."""
     occasion = str(runtime.flow_run.root_flow_run_id)
+    links = links.altered("tags", {**links.tags, "weekly.benchmark": name})
     plain = EvalConfig(**{field: getattr(config, field) for field in EvalConfig.model_fields})
     if config.smoke:
         smoke_test(plain, config.smoke)
     sanity = _sanity(plain, config.sanity, links, runner, occasion)
     if champion is None:
         return Week(name=name, sanity=sanity)
-    series = {**SCHEDULE, "weekly.model": champion.name, "weekly.benchmark": name, "weekly.policy": "champion"}
+    series = {**SCHEDULE, "weekly.benchmark": name, "weekly.model": champion.name, "weekly.policy": "champion"}
     ours = links.altered("tags", {**links.tags, **series})
     measurement = Measurement(champion, ours, shards, runner, occasion)
     (evaluation,) = measure({name: plain.altered("policy.path", "checkpoint")}, measurement).values()

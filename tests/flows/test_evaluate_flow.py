@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from lerobot_ops.evaluation.records import FILE_NAME, read_records
 from lerobot_ops.flags import parse
 from lerobot_ops.tracking import TrackingConfig
 from tasks.steps import Links
+from tests.flows.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[2]
 UNTRACKED = Links(tracking=TrackingConfig(enable=False))
@@ -37,6 +37,11 @@ def config(*arguments: str) -> EvaluateConfig:
 
 def outcomes(folder: Path) -> list:
     return [record.outcome() for record in read_records(folder / FILE_NAME)]
+
+
+def metrics(folder: Path) -> dict:
+    found = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if name != "eval_s"}
 
 
 def artifacts(key: str) -> list:
@@ -53,9 +58,18 @@ def test_shards_and_merge_equal_one_run(workspace: Path) -> None:
     (sharded,) = evaluate(config(*TASKS, "--shards=3"), UNTRACKED).values()
     assert outcomes(sharded.path) == outcomes(alone)
     assert len(outcomes(sharded.path)) == 8
-    assert json.loads((sharded.path / "metrics.json").read_text()) == json.loads((alone / "metrics.json").read_text())
+    assert metrics(sharded.path) == metrics(alone)
     (again,) = evaluate(config(*TASKS, "--shards=3"), UNTRACKED).values()
     assert again == sharded
+
+
+def test_a_policy_decides_the_same_in_threads_side_by_side(workspace: Path) -> None:
+    policy = f"--policy.path={checkpoint(workspace / 'policy', action_std=0.5)}"
+    task = ["--env.task=reach-v3", "--env.episode_length=25"]
+    (alone,) = evaluate(config(policy, *task), UNTRACKED).values()
+    (sharded,) = evaluate(config(policy, *task, "--shards=2"), UNTRACKED).values()
+    assert outcomes(sharded.path) == outcomes(alone.path)
+    assert sharded.facts["policy"] == alone.facts["policy"]
 
 
 def test_several_benchmarks_each_have_their_result(workspace: Path) -> None:
@@ -104,7 +118,11 @@ def test_a_stopped_run_leaves_finished_episodes_and_no_simulator(workspace: Path
     with open(workspace / "output.log", "w") as log:
         process = subprocess.Popen(command, cwd=workspace, env=environment, stdout=log, stderr=log)
     partial = "outputs/shards/*/.*.partial-*"
-    wait_until(lambda: sum(file.stat().st_size > 0 for file in workspace.glob(f"{partial}/{FILE_NAME}")) == 2)
+    deadline = time.monotonic() + 120
+    while sum(file.stat().st_size > 0 for file in workspace.glob(f"{partial}/{FILE_NAME}")) < 2:
+        assert process.poll() is None, (workspace / "output.log").read_text()
+        assert time.monotonic() < deadline, (workspace / "output.log").read_text()
+        time.sleep(0.05)
     simulators = psutil.Process(process.pid).children(recursive=True)
     assert len(simulators) == 2
     process.send_signal(stop)
@@ -112,10 +130,3 @@ def test_a_stopped_run_leaves_finished_episodes_and_no_simulator(workspace: Path
     assert not [simulator for simulator in simulators if simulator.is_running()]
     kept = [read_records(path / FILE_NAME) for path in workspace.glob(partial)]
     assert all(0 < len(records) < 250 for records in kept)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

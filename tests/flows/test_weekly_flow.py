@@ -3,20 +3,17 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import yaml
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.states import State
 
+from flows.evaluate import EvaluateConfig, evaluate
 from flows.weekly_benchmarks import WeeklyConfig, weekly_benchmarks
 from lerobot_ops.evaluation.history import past_evaluations
 from lerobot_ops.flags import build
-from lerobot_ops.policies.act.config import ACTConfig
-from lerobot_ops.policies.checkpoint import save_checkpoint
-from lerobot_ops.policies.policy import make_processors
-from lerobot_ops.policies.registry import make_policy
 from lerobot_ops.tracking import TrackingConfig, open_run, promote, register_checkpoint
+from tests.flows.checkpoints import checkpoint
 
 MODEL = "drawer"
 CLOSES, STANDS_STILL = (0.0, 1.0, -1.0, 1.0), (0.0, 0.0, 0.0, 0.0)
@@ -32,22 +29,7 @@ DRAWER = {
 
 def crown(action: tuple[float, ...]) -> None:
     """Make a policy that always does the same the champion."""
-    features = {
-        "observation.state": ("STATE", 4),
-        "observation.environment_state": ("ENV", 39),
-        "action": ("ACTION", 4),
-    }
-    entries = {name: {"type": kind, "shape": [size]} for name, (kind, size) in features.items()}
-    target = {"action": entries.pop("action")}
-    small = {"use_vae": False, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1}
-    config = ACTConfig(input_features=entries, output_features=target, pretrained_backbone_weights=None, **small)
-    stats = {
-        name: {"mean": np.zeros(size, np.float32), "std": np.ones(size, np.float32)}
-        for name, (_, size) in features.items()
-    }
-    stats["action"] = {"mean": np.array(action, np.float32), "std": np.full(4, 1e-6, np.float32)}
-    folder = Path("policies", "_".join(map(str, action)))
-    save_checkpoint(folder, make_policy(config), *make_processors(config, stats, "cpu"))
+    folder = checkpoint(Path("policies", "_".join(map(str, action))), action)
     with open_run(TrackingConfig(), name="train") as run:
         version = register_checkpoint(run, folder, name=MODEL)
     promote(TrackingConfig(), version, pc_success=100, n_episodes=8, benchmark="metaworld-drawer-close-v3")
@@ -88,7 +70,14 @@ def test_a_worse_champion_ends_as_regressed(workspace: Path) -> None:
     history = past_evaluations(TrackingConfig(), {"schedule": "weekly", "weekly.policy": "champion"}, most=10)
     assert [past.metrics["pc_success"] for past in history] == [0, 100, 100]
     assert history[0].tags["comparison.verdict"] == "regressed"
-    assert Path("outputs/health/index.html").is_file()
+
+    alone = {name: DRAWER[name] for name in ("env", "eval", "clips", "sandbox")}
+    policy = {"path": "policies/0.0_1.0_-1.0_1.0"}
+    evaluate(build(EvaluateConfig, {**alone, "policy": policy, "champion": MODEL}, source="a test"))
+    rows = json.loads(newest_artifact("benchmark-metaworld-drawer-close-v3"))
+    assert rows[0]["champion drawer v2"] == "0.0 %"
+    assert rows[0]["change"].endswith("improved")
+    assert "drawer" in Path("outputs/health/index.html").read_text()
 
 
 def test_a_broken_benchmark_fails_alone(workspace: Path) -> None:
