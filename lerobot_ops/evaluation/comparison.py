@@ -7,10 +7,10 @@ Newcombe's (1998, Statistics in Medicine 17:2635, method 10), the number of epis
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -18,6 +18,7 @@ from lerobot_ops.config import Config
 from lerobot_ops.errors import ArtifactError, OpsError
 from lerobot_ops.evaluation.metrics import wilson_interval
 from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records
+from lerobot_ops.evaluation.result import read_provenance
 
 Verdict = Literal["regressed", "improved", "inconclusive"]
 POWER = 0.8
@@ -161,13 +162,43 @@ class CompareConfig(Config):
     """How often a verdict may be given where there is no difference."""
     as_json: bool = Field(default=False, alias="json")
     """Print JSON in place of text."""
+    allow_other_env: bool = False
+    """Compare evaluations whose benchmarks had other settings, too."""
     fail_on: Literal["never", "regressed", "inconclusive"] = "never"
     """The mildest verdict that ends with an error: for a check in CI."""
 
 
 def compare_evaluations(config: CompareConfig) -> Comparison:
-    """Compare two evaluations on disk; raises ArtifactError when there are none, or none of the same episodes."""
-    return compare(*(read_records(_records_of(path)) for path in (config.before, config.after)), alpha=config.alpha)
+    """Compare two evaluations on disk.
+
+    Raises ArtifactError when there are none, or none of the same episodes, and when their benchmarks' settings differ.
+    """
+    before, after = settings_of(config.before), settings_of(config.after)
+    if not config.allow_other_env and before is not None and after is not None and before != after:
+        raise ArtifactError(
+            "the evaluations were made with other settings of the benchmark, so their episodes are not the same",
+            file=config.after,
+            found=after,
+            expected=before,
+            fix="evaluate again with the same settings, or add --allow_other_env",
+        )
+    return compare(*(read_records(records_file(path)) for path in (config.before, config.after)), alpha=config.alpha)
+
+
+def env_settings(env: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes an episode of a task and a seed another one: the benchmark, its options, the limit."""
+    return {name: env.get(name) for name in ("type", "episode_length", "options")}
+
+
+def settings_of(path: Path) -> dict[str, Any] | None:
+    """The settings of an evaluation's benchmark, by its folder or its records; None where nothing says them."""
+    provenance = read_provenance(path if path.is_dir() else path.parent)
+    return env_settings(provenance["evaluation"]["env"]) if provenance else None
+
+
+def records_file(path: Path) -> Path:
+    """The records of an evaluation, by its folder or by themselves."""
+    return path / FILE_NAME if path.is_dir() else path
 
 
 def raise_if(comparison: Comparison, fail_on: str) -> None:
@@ -175,10 +206,6 @@ def raise_if(comparison: Comparison, fail_on: str) -> None:
     bad = {"never": (), "regressed": ("regressed",), "inconclusive": ("regressed", "inconclusive")}[fail_on]
     if comparison.verdict in bad:
         raise OpsError(f"the evaluation {comparison.verdict}", found=comparison.summary(), expected=f"not {bad[-1]}")
-
-
-def _records_of(path: Path) -> Path:
-    return path / FILE_NAME if path.is_dir() else path
 
 
 def _outcomes(records: Iterable[Record]) -> dict[tuple[str, int, int | None], bool]:

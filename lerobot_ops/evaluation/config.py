@@ -104,6 +104,29 @@ class PolicySource(Config):
         return self.path in SANITY_POLICIES
 
 
+class StopConfig(Config):
+    """When an evaluation may stop before it has played all episodes; see `evaluation.sequential`."""
+
+    bar: float | None = Field(default=None, gt=0, lt=100)
+    """Stop as soon as `pc_success` is shown to be above, or below, this percentage."""
+    baseline: Path | None = None
+    """Stop as soon as the policy is shown to be better, or worse, than in this evaluation (its folder, or its
+    records.jsonl) on the same episodes."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """How often the answer may be wrong."""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.bar is not None and self.baseline is not None:
+            raise ValueError("an evaluation stops at a bar or against a baseline, not for both")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it may stop at all."""
+        return self.bar is not None or self.baseline is not None
+
+
 class EpisodesConfig(Config):
     """How many episodes, and how many at once."""
 
@@ -114,6 +137,8 @@ class EpisodesConfig(Config):
     policy_batch: int = Field(default=0, ge=0)
     """Rows of every batch of the policy, empty ones included, so that an action's bits do not depend on how many
     episodes ask at once; they do depend on this number. 0 is 1 on the CPU and 8 elsewhere."""
+    stop: StopConfig = StopConfig()
+    """When fewer episodes are enough."""
 
 
 class ClipsConfig(Config):
@@ -151,6 +176,10 @@ class EvalConfig(Config):
     @model_validator(mode="after")
     def _a_part(self) -> Self:
         if self.shard is not None:
+            if self.eval.stop.is_set:
+                raise ValueError(
+                    "a shard does not see the others' episodes, so it cannot stop; drop shard or eval.stop"
+                )
             part, parts = map(int, self.shard.split("/"))
             count = len(self.env.tasks()) * self.eval.n_episodes
             if not part <= parts <= count:

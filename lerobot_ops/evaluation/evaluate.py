@@ -15,10 +15,11 @@ from lerobot_ops import envs
 from lerobot_ops.artifacts import staged, write_json
 from lerobot_ops.config import content_key
 from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError, SandboxError
-from lerobot_ops.evaluation import clips, pool, records, rollout
+from lerobot_ops.evaluation import clips, pool, records, rollout, sequential
 from lerobot_ops.evaluation.actors import Act, Actor, Queries, load_actor
 from lerobot_ops.evaluation.clips import Clip
-from lerobot_ops.evaluation.config import EvalConfig
+from lerobot_ops.evaluation.comparison import records_file
+from lerobot_ops.evaluation.config import EvalConfig, StopConfig
 from lerobot_ops.evaluation.records import Record, RecordLog, repeated_beginnings
 from lerobot_ops.evaluation.result import KEY, PROVENANCE, EvalResult, finished_key, load_result, write_result
 from lerobot_ops.evaluation.rollout import Episode, Progress
@@ -34,14 +35,15 @@ ERRORS_IN_A_ROW = 5
 def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None = None) -> EvalResult:
     """Measure the policy of `config` on its benchmark.
 
-    `on_record` is called once for every episode of the result; for those of an interrupted evaluation at once.
+    `on_record` is called once for every episode of the result, for those of an interrupted evaluation at once; and for
+    those that are dropped because `eval.stop` had its answer when they ended.
     Leaves in the output folder: `records.jsonl` (the records), `metrics.json` (the scores, as LeRobot's CI has them),
     `eval_info.json` (LeRobot's), `task_descriptions.json`, `evaluation.json` (what was measured, with what), `clips/`.
     When the output folder holds this very evaluation already, that is the result.
 
     Raises CheckpointError, PrerequisiteError, SandboxError, and ArtifactError when the output folder holds another.
     """
-    actor = _load_actor(config)
+    actor, stop = _load_actor(config), sequential.rule(config)
     sandbox = open_sandbox(config.env.type, config.sandbox, config.env.options)
     identity = _identity(config, actor, sandbox)
     key = content_key(*KEY, identity)
@@ -49,10 +51,10 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
     if finished_key(output) == key:
         return load_result(output)
     with _open_workers(config, actor, sandbox) as workers, staged(output, key) as partial:
-        evaluation = _Evaluation(config, actor, workers, partial)
+        evaluation = _Evaluation(config, actor, workers, partial, stop)
         found = evaluation.play_missing(on_record or _ignore)
         made, problems = evaluation.film(found)
-        notes = repeated_beginnings(found)
+        notes = [*([stop.outcome().told] if stop else []), *repeated_beginnings(found)]
         for note in notes:
             logger.warning(note)
         write_result(partial, config.env, identity["policy"]["version"], found, made)
@@ -66,6 +68,7 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
             "clips": [clip.model_dump() for clip in made],
             "clip_problems": problems,
             "notes": notes,
+            "stop": stop.outcome().model_dump() if stop else None,
         }
         write_json(partial / PROVENANCE, provenance)
     return load_result(output)
@@ -98,9 +101,17 @@ def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict
         "n_episodes": config.eval.n_episodes,
         "seed": config.seed,
         "shard": config.shard,
+        "stop": _stop_identity(config.eval.stop),
         "clips": config.clips.model_dump(mode="json"),
         "sandbox": {"type": sandbox.kind, "recipe": sandbox.recipe},
     }
+
+
+def _stop_identity(stop: StopConfig) -> dict[str, Any] | None:
+    if not stop.is_set:
+        return None
+    baseline = digest(records_file(stop.baseline)) if stop.baseline else None
+    return {"bar": stop.bar, "baseline": baseline, "alpha": stop.alpha}
 
 
 def _open_workers(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> WorkerPark:
@@ -134,11 +145,22 @@ def _check_reads(benchmark: str, wanted: Sequence[str], known: Sequence[str]) ->
         )
 
 
+class _Answered(Exception):  # noqa: N818 (no error: it ends a pool that has played enough)
+    """The question is answered; what is still being played is dropped."""
+
+
 class _Evaluation:
     """One evaluation at work in its partial folder."""
 
-    def __init__(self, config: EvalConfig, actor: Actor | None, workers: WorkerPark, folder: Path) -> None:
-        self.config, self.actor, self.workers, self.folder = config, actor, workers, folder
+    def __init__(
+        self,
+        config: EvalConfig,
+        actor: Actor | None,
+        workers: WorkerPark,
+        folder: Path,
+        stop: sequential.Rule | None = None,
+    ) -> None:
+        self.config, self.actor, self.workers, self.folder, self.stop = config, actor, workers, folder, stop
         self.cameras = actor.cameras if actor else []
         self.last = actor.last if actor else 1
         self.queries = Queries(actor) if actor else None
@@ -163,8 +185,15 @@ class _Evaluation:
                 if len(failures) >= ERRORS_IN_A_ROW:
                     problem = f"{len(failures)} episodes in a row ended in an error; the last: {record.error}"
                     raise SandboxError(problem, fix="mend the benchmark and run again: finished episodes are kept")
+                if self.stop and self.stop.answered(finished):
+                    raise _Answered
 
-            self._run([episode for episode in self.episodes if episode.key not in finished], self._play, keep)
+            if not (self.stop and self.stop.answered(finished)):
+                missing = [episode for episode in self.episodes if episode.key not in finished]
+                with contextlib.suppress(_Answered):
+                    self._run(self._in_rounds(missing), self._play, keep)
+        if self.stop:
+            self.episodes = [episode for episode in self.episodes if episode.number < self.stop.rounds]
         ordered = [finished[episode.key] for episode in self.episodes]
         if all(record.error is not None for record in ordered):
             raise SandboxError("every episode ended in an error", found=ordered[0].error)
@@ -201,6 +230,10 @@ class _Evaluation:
         own = self.actor.steps(envs.instruction(self.config.env.type, task), number) if self.actor else None
         return Episode(task, number, self.config.seed + number, limit if own is None else min(limit, own))
 
+    def _in_rounds(self, episodes: list[Episode]) -> list[Episode]:
+        """In the order in which a rule looks at them: one of every task, then the next."""
+        return sorted(episodes, key=lambda episode: episode.number) if self.stop else episodes
+
     def _run(self, episodes: list[Episode], play: Callable[..., Any], keep: Callable[..., None]) -> None:
         if not episodes:
             return
@@ -218,7 +251,7 @@ class _Evaluation:
                 play=play,
                 deliver=keep,
                 workers=together.count,
-                kind=lambda episode: episode.task,
+                kind=lambda episode: None if self.stop else episode.task,
             )
 
     def _play(self, worker: Worker, episode: Episode, turn: pool.Turn, desk: pool.Desk) -> Record:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lerobot_ops import envs
 from lerobot_ops.artifacts import write_json
+from lerobot_ops.config import Config
 from lerobot_ops.errors import ArtifactError
 from lerobot_ops.evaluation.clips import Clip, paths_by_task, write_sheets
 from lerobot_ops.evaluation.config import EnvConfig
@@ -14,8 +15,27 @@ from lerobot_ops.evaluation.metrics import Score, eval_info, metrics, score, sco
 from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records, write_records
 
 PROVENANCE = "evaluation.json"
-KEY = ("evaluation", 2)
+KEY = ("evaluation", 3)
 """What the key of an evaluation begins with; the number counts changes of what equal configurations give."""
+
+
+Answer = Literal["reached", "missed", "improved", "regressed", "inconclusive"]
+
+
+class Stop(Config):
+    """Where an evaluation stopped, and why."""
+
+    verdict: Answer
+    """`reached` or `missed` for a bar, `improved` or `regressed` for a baseline; `inconclusive` after all episodes."""
+    rounds: int
+    """Episodes of each task that the result consists of."""
+    of: int
+    """Episodes of each task that it was to have at most."""
+    ci_low: float
+    ci_high: float
+    """The interval of the mean of the tasks' `pc_success`, which holds whenever one stops."""
+    told: str
+    """A sentence for people."""
 
 
 class TaskScore(Score):
@@ -28,6 +48,8 @@ class EvalResult(Score):
     """The score over all tasks, and what it is made of."""
 
     output_dir: Path
+    policy: str
+    """The digest of the checkpoint, or the name of a policy without training."""
     sandbox: str
     """Kind of the sandbox: docker, venv or process."""
     identity: str
@@ -41,6 +63,8 @@ class EvalResult(Score):
     """Clips that could not be made, and why."""
     notes: list[str]
     """What a reader of the success rate should know, such as episodes that began alike."""
+    stop: Stop | None
+    """Where it stopped, when it was to stop as soon as its question is answered."""
 
     @property
     def records(self) -> list[Record]:
@@ -60,6 +84,7 @@ def load_result(output_dir: Path) -> EvalResult:
     return EvalResult(
         **score(records).model_dump(),
         output_dir=output_dir,
+        policy=provenance["evaluation"]["policy"]["version"],
         sandbox=sandbox["type"],
         identity=provenance["sandbox"]["identity"],
         recipe=sandbox["recipe"],
@@ -68,6 +93,7 @@ def load_result(output_dir: Path) -> EvalResult:
         clips=[Clip(**clip) for clip in provenance["clips"]],
         clip_problems=provenance["clip_problems"],
         notes=provenance["notes"],
+        stop=Stop(**found) if (found := provenance["stop"]) else None,
     )
 
 

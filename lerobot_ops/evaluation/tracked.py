@@ -48,7 +48,9 @@ def track(
     """Log a finished evaluation of `config` in a run of its own."""
     benchmark = benchmark_name(config)
     identity = {"step": "evaluate", "benchmark": benchmark, "sandbox": result.sandbox}
-    identity |= {"image.digest": result.identity, "recipe.digest": result.recipe}
+    identity |= {"image.digest": result.identity, "recipe.digest": result.recipe, "policy": result.policy}
+    if result.stop is not None:
+        identity["stop.verdict"] = result.stop.verdict
     params = config.model_dump(mode="json", exclude={"tracking"})
     with open_run(
         tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**identity, **(tags or {})}, params=params
@@ -88,5 +90,5 @@ def run_id(output_dir: Path) -> str | None:
 
 
 def _numbers(score: dict[str, Any]) -> dict[str, float]:
-    names = ("pc_success", "ci_low", "ci_high", "n_episodes", "n_errors", "avg_sum_reward", "avg_steps")
-    return {name: float(score[name]) for name in names if score[name] is not None}
+    names = ("pc_success", "ci_low", "ci_high", "n_episodes", "n_errors", "avg_sum_reward", "avg_steps", "eval_s")
+    return {name: float(score[name]) for name in names if score.get(name) is not None}

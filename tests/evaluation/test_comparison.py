@@ -131,3 +131,25 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")])
     assert "there are no episode records" in capsys.readouterr().err
+
+
+def test_other_settings_of_the_benchmark_are_refused_unless_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = pairs(30, 12, 2, 6)
+    for name, found, options in (("before", before, {}), ("after", after, {"settled_start": True})):
+        (tmp_path / name).mkdir()
+        write_records(tmp_path / name / "records.jsonl", found)
+        env = {"type": "metaworld", "task": name, "task_ids": None, "episode_length": None, "options": options}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps({"evaluation": {"env": env}}))
+    folders = [str(tmp_path / "before"), str(tmp_path / "after")]
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *folders])
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "other settings of the benchmark" in told
+    assert "'settled_start': True" in told
+    main(["compare", *folders, "--allow_other_env"])
+    assert capsys.readouterr().out.startswith("regressed")
+    main(["compare", folders[0], folders[0]])  # other tasks would be no other settings: episodes are paired by task
+    assert capsys.readouterr().out.startswith("inconclusive")
