@@ -91,9 +91,7 @@ def test_chunk(policy: MultiTaskDiTPolicy, checkpoint: Path) -> None:
     torch.testing.assert_close(posted, torch.from_numpy(IO["chunk_post"]), rtol=1e-5, atol=1e-5)
 
 
-def test_actions_one_by_one(
-    policy: MultiTaskDiTPolicy, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_actions_one_by_one(policy: MultiTaskDiTPolicy, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = Recorded("roll")
     monkeypatch.setattr(torch, "randn", lambda *_, **__: draws.left.pop(0))
     pre, post = load_pipeline(checkpoint, PREPROCESSOR), load_pipeline(checkpoint, POSTPROCESSOR)
