@@ -1,11 +1,13 @@
 """What is measured: a trained policy, or one without training, which tells a benchmark's faults from a policy's.
 
-An actor answers a query with the actions that are executed before the next one. It is called from one thread, and an
-answer depends on the query and its episode alone: not on other episodes, nor on how many of them run at once.
+An actor answers a query with the actions that are executed before the next one. An answer depends on the query and its
+episode alone: not on other episodes, nor on how many of them run at once.
 """
 
 import contextlib
 import logging
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
-from lerobot_ops.evaluation.config import SANITY_POLICIES, PolicySource
+from lerobot_ops.evaluation.config import SANITY_POLICIES, PolicySource, simulators
 from lerobot_ops.evaluation.pool import Desk
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Actor(Protocol):
     """How many of the latest observations a query shows."""
     together: int
     """How many queries `decide` takes at most."""
+    apart: bool
+    """Whether several threads may call `decide` at once."""
     facts: dict[str, Any]
     """What a record of the evaluation holds about it."""
 
@@ -80,14 +84,17 @@ class Actor(Protocol):
 
 
 class Queries:
-    """The queries of several worker threads, decided in the pool's thread, as many at once as the actor takes.
+    """The queries of several worker threads.
 
-    No query waits for others to come: whatever is there when the actor is free is decided together.
+    An actor that can is asked by every thread for itself, as many at once as there are cores. The others decide in the
+    pool's thread, as many queries at once as the actor takes; no query waits for others to come: whatever is there when
+    the actor is free is decided together.
     """
 
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
         self._waiting: deque[_Ticket] = deque()
+        self._cores = threading.BoundedSemaphore(simulators(0, sys.maxsize))
 
     def act(self, desk: Desk) -> Act:
         """How a new episode's thread asks."""
@@ -98,7 +105,11 @@ class Queries:
             self._waiting.append(ticket)
             return desk.ask(self._answer, ticket)
 
-        return act
+        def act_apart(query: Query) -> NDArray[np.float32]:
+            with self._cores:
+                return self._actor.decide([(memory, query)])[0]
+
+        return act_apart if self._actor.apart else act
 
     def _answer(self, ticket: "_Ticket") -> NDArray[np.float32]:
         """The answer to one ticket, and to those beside it on the way."""
@@ -122,6 +133,7 @@ class OpenLoopActor:
     """Decides without looking."""
 
     last = together = 1
+    apart = False
 
     def __init__(self, kind: str, act: Act) -> None:
         self.observation_keys: list[str] = []
@@ -151,6 +163,7 @@ class CheckpointActor:
         self.cameras = runner.cameras
         self.last = runner.last
         self.together = 1 if runner.alone else together
+        self.apart = False
         self.facts: dict[str, Any] = {
             "type": runner.type,
             "n_action_steps": runner.n_action_steps,
@@ -170,6 +183,13 @@ class CheckpointActor:
             (runner, Moment(query.observation, query.instruction, (query.seed, query.step))) for runner, query in asked
         ]
         return act_together(rows, self.together)
+
+    def part(self) -> None:
+        """Let threads decide at once, unless the policy draws from the random numbers that they share."""
+        from lerobot_ops.policies.inference import draws_from_torch
+
+        with self.at_work():
+            self.apart = not draws_from_torch(self._runner)
 
     def mixes(self) -> bool:
         """Whether an answer depends on its place in a batch, or on the queries beside it."""
@@ -225,6 +245,8 @@ def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
     runner = PolicyRunner.from_checkpoint(path, device=source.device)
     wanted = policy_batch or (1 if source.device == "cpu" else ROWS_ON_ACCELERATORS)
     actor = CheckpointActor(runner, wanted)
+    if source.device == "cpu" and actor.together == 1:
+        actor.part()
     if actor.together == 1 or not actor.mixes():
         return actor
     if not policy_batch:

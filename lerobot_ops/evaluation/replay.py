@@ -24,6 +24,7 @@ class ReplayActor:
     """Episode i of a task plays the actions of the dataset's i-th episode with that instruction, then it is over."""
 
     last = together = 1
+    apart = False
 
     def __init__(self, root: Path) -> None:
         self.observation_keys: list[str] = []

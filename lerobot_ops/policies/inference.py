@@ -186,6 +186,16 @@ def places_matter(runner: PolicyRunner, size: int) -> bool:
     return len(seen) > 1
 
 
+def draws_from_torch(runner: PolicyRunner) -> bool:
+    """Whether a decision draws from torch's own generator, which all threads share; tried on a made-up observation."""
+    bound = runner.episode()
+    moment = Moment(bound._made_up(np.random.default_rng(0)), "do something", (0,))
+    _seed(moment.key)
+    before = torch.get_rng_state()
+    act_together([(bound, moment)])
+    return not torch.equal(before, torch.get_rng_state())
+
+
 def _joined(rows: list[Batch]) -> Batch:
     """Batches of one as one batch."""
     if len(rows) == 1:

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from lerobot_ops.errors import CheckpointError, ConfigError
-from lerobot_ops.evaluation.config import EvalConfig
+from lerobot_ops.evaluation.actors import load_actor
+from lerobot_ops.evaluation.config import EvalConfig, PolicySource
 from lerobot_ops.evaluation.evaluate import evaluate
 from lerobot_ops.flags import build
 from lerobot_ops.policies.act.config import ACTConfig
+from lerobot_ops.policies.act.model import ACTPolicy
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.policies.policy import make_processors
 from lerobot_ops.policies.registry import make_policy
@@ -83,6 +85,13 @@ def test_an_evaluation_leaves_torch_as_it_was_and_does_not_depend_on_it(low_dime
     finally:
         torch.set_num_threads(before)
     assert outcomes(runs[0]) == outcomes(runs[1])
+
+
+def test_threads_decide_at_once_unless_the_policy_draws_what_they_share(low_dimensional, monkeypatch):
+    assert load_actor(PolicySource(path=str(low_dimensional))).apart
+    chunk = ACTPolicy.predict_chunk
+    monkeypatch.setattr(ACTPolicy, "predict_chunk", lambda self, batch: chunk(self, batch) + torch.randn(4))
+    assert not load_actor(PolicySource(path=str(low_dimensional))).apart
 
 
 def test_a_policy_that_remembers_is_not_confused_by_episodes_beside_it(tmp_path):
