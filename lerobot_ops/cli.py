@@ -104,9 +104,17 @@ def _eval(arguments: Arguments) -> None:
     from lerobot_ops.progress import counting
 
     config = _parse(TrackedEvalConfig, arguments, "eval")
-    with counting("evaluate", len(config.env.tasks()) * config.eval.n_episodes) as count:
+    with counting("evaluate", len(config.episodes())) as count:
         result = evaluate_tracked(config, config.tracking, on_record=count)
     print(f"{result.output_dir}: pc_success {result.summary()}, in a sandbox of kind {result.sandbox}")
+
+
+def _merge_shards(arguments: Arguments) -> None:
+    from lerobot_ops.evaluation.shards import MergeConfig, merge_shards
+
+    config = _parse(MergeConfig, arguments, "merge-shards")
+    result = merge_shards(config.shards, config.output_dir)
+    print(f"{result.output_dir}: pc_success {result.summary()}, from {len(config.shards)} shards")
 
 
 def _compare(arguments: Arguments) -> None:
@@ -176,6 +184,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "viz": ("show an episode as one HTML page, or in Rerun", _viz),
     "train": ("train a policy on a dataset", _train),
     "eval": ("measure a policy's success rate on a benchmark, in a sandbox", _eval),
+    "merge-shards": ("make one evaluation of shards that were played apart", _merge_shards),
     "compare": ("say whether one evaluation is better than another of the same episodes", _compare),
     "health": ("show how every benchmark has done over time, as one HTML file", _health),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),

@@ -72,10 +72,8 @@ def crew(requested: int, jobs: int, memory: int | None) -> Crew:
         return Crew(cores, f"as many as cores, for {jobs} episodes")
     each = memory * 5 // 4
     room = 1 + int(free * 0.9) // max(1, each)
-    reason = (
-        f"{each / 1e9:.2f} GB for each, of {free / 1e9:.1f} GB free; {cores} by cores and episodes, {room} by memory"
-    )
-    return Crew(min(cores, room), reason)
+    sizes = f"{each / 1e9:.2f} GB for each, of {free / 1e9:.1f} GB free"
+    return Crew(min(cores, room), f"{cores} by cores and episodes, {room} by memory ({sizes})")
 
 
 def measured(park: WorkerPark, episode: Episode, cameras: list[str]) -> int | None:

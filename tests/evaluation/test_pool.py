@@ -1,5 +1,6 @@
 """The pool with real workers of a benchmark that dies, fails or dawdles on request."""
 
+import itertools
 import sys
 import threading
 import time
@@ -77,7 +78,7 @@ class Bench:
     def spawn(self):
         config = SandboxConfig(type="process", step_timeout_s=self.step_timeout_s)
         hello = {"options": {"marks": str(self._marks)}}
-        worker = start("fickle", config, hello, Path(sys.executable), self._path)
+        worker = start("fickle", config, hello, Path(sys.executable), self._path, 0)
         self.spawned.append(worker)
         return worker
 
@@ -220,3 +221,23 @@ def test_a_worker_that_cannot_start_ends_the_run(bench):
 def test_no_jobs_need_no_worker(bench):
     bench.run([])
     assert bench.spawned == []
+
+
+def test_a_simulator_goes_on_with_the_task_that_it_was_built_for(bench):
+    played = []
+
+    def play(worker, job, turn, desk):
+        result = bench.play(worker, job, turn, desk)
+        played.append((turn.slot, job[1] // 10))
+        return result
+
+    # Three kinds of four jobs each, in turns; the seed's tens are the kind.
+    jobs = [("steady", 10 * kind + number) for number in range(4) for kind in range(3)]
+    bench.run(jobs, play=play, kind=lambda job: job[1] // 10)
+    assert set(bench.results) == set(jobs)
+    for slot in (0, 1):
+        kinds = [kind for other, kind in played if other == slot]
+        changes = sum(one != other for one, other in itertools.pairwise(kinds))
+        assert changes <= 2, "a simulator takes up another task only when its own is played"
+    first = {slot: next(kind for other, kind in played if other == slot) for slot in (0, 1)}
+    assert set(first.values()) == {0, 1}, "each begins with a task of its own"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lerobot_ops.cli import main
 from lerobot_ops.errors import ArtifactError, ConfigError
 from lerobot_ops.evaluation.config import EvalConfig
 from lerobot_ops.evaluation.evaluate import evaluate
@@ -76,6 +77,12 @@ def test_merged_shards_are_the_evaluation_in_one_piece(whole, shards, tmp_path):
 def content(path: Path) -> dict:
     """What a file holds, without how long it took."""
     return {name: value for name, value in json.loads(path.read_text()).items() if name != "eval_s"}
+
+
+def test_shards_are_merged_from_the_command_line(whole, shards, tmp_path, capsys):
+    folders = ", ".join(map(str, shards))
+    main(["merge-shards", f"--shards=[{folders}]", f"--output_dir={tmp_path / 'merged'}"])
+    assert f"pc_success {whole.summary()}, from 3 shards" in capsys.readouterr().out
 
 
 def copied(shard: Path, place: Path) -> Path:
