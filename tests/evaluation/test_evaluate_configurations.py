@@ -60,8 +60,8 @@ def test_a_part_of_a_group_keeps_its_numbers(tmp_path):
 def test_a_benchmark_without_an_expert_is_not_asked_for_one(tmp_path):
     with pytest.raises(ConfigError, match=r"pusht has no scripted expert[\s\S]*replay, with --policy.dataset"):
         evaluate(configured(tmp_path / "result", env={"type": "pusht"}))
+    values = {"env": {"type": "pusht"}, "dataset": {"root": tmp_path / "dataset"}}
     with pytest.raises(ConfigError, match="no scripted expert to record"):
-        values = {"env": {"type": "pusht"}, "dataset": {"root": tmp_path / "dataset"}}
         collect(build(CollectConfig, values, source="a test"))
 
 
