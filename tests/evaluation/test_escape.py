@@ -1,7 +1,7 @@
 """A hostile benchmark (hostile_benchmark.py) attacks from inside a worker: what stops it, and what its host says of it.
 
 What attacks the host's end of the stream runs in plain processes, where it has most freedom; what attacks the machine
-runs in the real image. Takes about 25 s.
+runs in the real image.
 """
 
 import gc
