@@ -31,11 +31,12 @@ class Change(Config):
         """The cells that a table of success rates gains; `all` stands for all tasks together."""
         found = self.comparison if task == "all" else self.comparison.per_task.get(task)
         if found is None:
-            return {self.before: "", "change": ""}
-        change = f"{found.after - found.before:+.1f}"
+            return {self.before: "", "change": "", "verdict": ""}
+        row = {self.before: f"{found.before:.1f} %", "change": f"{found.after - found.before:+.1f}", "verdict": ""}
         if found is self.comparison:
-            change += f" ({self.comparison.ci_low:+.1f} to {self.comparison.ci_high:+.1f}), {self.comparison.verdict}"
-        return {self.before: f"{found.before:.1f} %", "change": change}
+            row["change"] += f" ({self.comparison.ci_low:+.1f} to {self.comparison.ci_high:+.1f})"
+            row["verdict"] = self.comparison.verdict
+        return row
 
     def __str__(self) -> str:
         return f"{self.comparison.verdict} against {self.before}: {self.comparison.summary()}"
@@ -65,6 +66,7 @@ def against_past(before: str, evaluation: Artifact, tags: dict[str, str], tracki
         return None
     if run := evaluation.facts["mlflow_run"]:
         tags = {"verdict": comparison.verdict, "with": before, "with_run": found[0].run_id}
+        tags["told"] = comparison.summary()
         with open_run(tracking, name="", run_id=run) as tracked:
             tracked.set_tags({f"comparison.{name}": value for name, value in tags.items()})
     return Change(before=before, comparison=comparison)

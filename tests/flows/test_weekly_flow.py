@@ -67,6 +67,7 @@ def test_a_worse_champion_ends_as_regressed(workspace: Path) -> None:
     rows = json.loads(newest_artifact("weekly-drawer"))
     assert rows[0]["the week before"] == "100.0 %"
     assert rows[0]["change"].startswith("-100.0 (")
+    assert rows[0]["verdict"] == "regressed"
     history = past_evaluations(TrackingConfig(), {"schedule": "weekly", "weekly.policy": "champion"}, most=10)
     assert [past.metrics["pc_success"] for past in history] == [0, 100, 100]
     assert history[0].tags["comparison.verdict"] == "regressed"
@@ -76,7 +77,7 @@ def test_a_worse_champion_ends_as_regressed(workspace: Path) -> None:
     evaluate(build(EvaluateConfig, {**alone, "policy": policy, "champion": MODEL}, source="a test"))
     rows = json.loads(newest_artifact("benchmark-metaworld-drawer-close-v3"))
     assert rows[0]["champion drawer v2"] == "0.0 %"
-    assert rows[0]["change"].endswith("improved")
+    assert rows[0]["verdict"] == "improved"
     assert "drawer" in Path("outputs/health/index.html").read_text()
 
 
