@@ -11,6 +11,7 @@ from lerobot_ops import envs
 from lerobot_ops.config import Config
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.config import ClipsConfig, EnvConfig, EpisodesConfig, EvalConfig
+from lerobot_ops.evaluation.tracked import benchmark_name, track_failure
 from lerobot_ops.tracking import TrackingConfig
 from tasks.comparing import Change, against_past
 from tasks.health import open_weekly_run, write_health_page
@@ -112,6 +113,10 @@ def weekly_benchmarks(config: WeeklyConfig = WeeklyConfig()) -> list[Week] | Sta
             weeks.append(found)
         else:
             problems[name] = str(found)
+            about = {**links.tags, "weekly.benchmark": name}
+            track_failure(
+                benchmark_name(benchmark), problems[name], links.tracking, parent_id=links.parent_run, tags=about
+            )
     show("weekly-benchmarks", summary(config.model, champion, weeks, problems))
     write_health_page(links)
     return verdict(weeks, problems)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
+from lerobot_ops import envs
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.config import Config
 from lerobot_ops.errors import OpsError
@@ -23,7 +24,9 @@ from lerobot_ops.evaluation.result import EvalResult, load_result
 from lerobot_ops.tracking import TrackingConfig
 
 logger = logging.getLogger(__name__)
-WIDTH, HEIGHT = 640, 200
+ABLE_AT_LEAST, OTHERS_AT_MOST = 50.0, 50.0
+"""`pc_success` of policies without training on a benchmark that is in order: of the expert and of stored actions, and
+of those that do nothing useful."""
 RUNS = 1000
 """Evaluations that are looked at, the newest."""
 
@@ -62,6 +65,13 @@ class Film(Config):
     """A data URL."""
 
 
+class Sanity(Point):
+    """The newest measurement of a policy without training."""
+
+    problem: str | None
+    """What it says is wrong with the benchmark."""
+
+
 class Benchmark(Config):
     """What the page says of one benchmark; times are of the newest measurement."""
 
@@ -71,13 +81,15 @@ class Benchmark(Config):
     verdict: str | None
     """Of the last comparison."""
     compared_with: str | None
+    comparison: str | None
+    """It in words."""
     seconds: float | None
     identities: dict[str, str]
-    sanity: dict[str, Point]
-    """The newest measurement of each policy without training."""
+    sanity: dict[str, Sanity]
+    """By policy."""
     films: list[Film]
     problems: list[str]
-    """What is missing or stale."""
+    """What is failing, missing or stale."""
 
     @property
     def svg(self) -> dict[str, Any]:
@@ -88,84 +100,145 @@ class Benchmark(Config):
 def health(config: HealthConfig) -> Path:
     """Write the page; a store without evaluations gives a page that says so."""
     now = datetime.now(UTC)
-    by_benchmark: dict[str, list[PastEvaluation]] = {}
-    for run in past_evaluations(config.tracking, {}, most=RUNS):
-        by_benchmark.setdefault(run.tags.get("weekly.benchmark") or run.tags.get("benchmark", "?"), []).append(run)
-    benchmarks = [_benchmark(name, runs, config, now) for name, runs in sorted(_joined(by_benchmark).items())]
-    write_health(benchmarks, config.output, now)
+    finished = past_evaluations(config.tracking, {}, most=RUNS)
+    failed = past_evaluations(config.tracking, {}, most=RUNS, status="FAILED")
+    names = _names([*finished, *failed])
+    benchmarks = [
+        _benchmark(
+            name,
+            [run for run in finished if names[run.run_id] == name],
+            [run for run in failed if names[run.run_id] == name],
+            config,
+            now,
+        )
+        for name in sorted(set(names.values()))
+    ]
+    measured = [run.tags.get("benchmark", "") for run in [*finished, *failed]]
+    missing = [
+        name
+        for name in envs.benchmarks()
+        if not envs.benchmark(name).untrusted and not any(each.startswith(f"{name}-") for each in measured)
+    ]
+    write_health(benchmarks, config.output, now, missing)
     return config.output
 
 
-def write_health(benchmarks: Sequence[Benchmark], target: Path, now: datetime) -> None:
-    """Write the page of these benchmarks to `target`, whole or not at all."""
+def write_health(benchmarks: Sequence[Benchmark], target: Path, now: datetime, missing: Sequence[str] = ()) -> None:
+    """Write the page of these benchmarks to `target`, whole or not at all; `missing` were never measured."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("lerobot_ops.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("health.html").render(benchmarks=benchmarks, now=now)
+    page = environment.get_template("health.html").render(benchmarks=benchmarks, now=now, missing=missing)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, page.encode())
 
 
 def chart(points: Sequence[Point]) -> dict[str, Any]:
-    """Places in an SVG of WIDTH x HEIGHT: each measurement in turn, with its interval, and a line through them."""
-    step = WIDTH / max(1, len(points))
+    """Places in percent of the chart's width and height: each measurement in turn, with its interval, and three days.
 
-    def height(percent: float) -> float:
-        return round((100 - percent) / 100 * HEIGHT, 1)
-
+    Places in percent let a phone draw a narrow chart with letters of the usual size.
+    """
+    step = 100 / max(1, len(points))
     marks = [
         {
-            "x": round((number + 0.5) * step, 1),
-            "y": height(point.pc_success),
-            "top": height(point.ci_high),
-            "bottom": height(point.ci_low),
+            "x": round((number + 0.5) * step, 2),
+            "y": round(100 - point.pc_success, 2),
+            "top": round(100 - point.ci_high, 2),
+            "bottom": round(100 - point.ci_low, 2),
             "point": point,
         }
         for number, point in enumerate(points)
     ]
     shown = {0, len(points) // 2, len(points) - 1}
     return {
-        "width": WIDTH,
-        "height": HEIGHT,
         "marks": marks,
-        "line": " ".join(f"{mark['x']},{mark['y']}" for mark in marks),
         "days": [(mark["x"], points[n].when.strftime("%d %b %Y")) for n, mark in enumerate(marks) if n in shown],
     }
 
 
-def _joined(by_benchmark: dict[str, list[PastEvaluation]]) -> dict[str, list[PastEvaluation]]:
-    """Sanity runs, which carry the benchmark's own name, go to the weekly benchmark on the same tasks."""
+def _names(runs: Sequence[PastEvaluation]) -> dict[str, str]:
+    """What each run measured, by its id: the weekly benchmark, or else the benchmark and its tasks.
+
+    Policies without training, whose runs carry the latter, belong to the weekly benchmark on the same tasks.
+    """
     weekly = {
-        run.tags["benchmark"]: name
-        for name, runs in by_benchmark.items()
+        run.tags["benchmark"]: run.tags["weekly.benchmark"]
         for run in runs
         if "weekly.benchmark" in run.tags and "benchmark" in run.tags
     }
-    joined: dict[str, list[PastEvaluation]] = {}
-    for name, runs in by_benchmark.items():
-        joined.setdefault(weekly.get(name, name), []).extend(runs)
-    return joined
+    plain = {run.run_id: run.tags.get("benchmark", "?") for run in runs}
+    return {
+        run.run_id: run.tags.get("weekly.benchmark") or weekly.get(plain[run.run_id], plain[run.run_id]) for run in runs
+    }
 
 
-def _benchmark(name: str, runs: Sequence[PastEvaluation], config: HealthConfig, now: datetime) -> Benchmark:
-    runs = sorted(runs, key=lambda run: run.started, reverse=True)
+def _benchmark(
+    name: str, runs: Sequence[PastEvaluation], failed: Sequence[PastEvaluation], config: HealthConfig, now: datetime
+) -> Benchmark:
+    """What to say of a benchmark with these finished and failed runs, newest first; one of them there is."""
     champions = [run for run in runs if run.tags.get("weekly.policy") == "champion"]
     trained = champions or [run for run in runs if run.tags.get("policy") not in SANITY_POLICIES]
-    newest = trained[0] if trained else runs[0]
-    points = [point for run in reversed(trained) if (point := _point(run)) is not None]
-    sanity: dict[str, Point] = {}
-    for run in runs:
-        policy = run.tags.get("policy", "")
-        if policy in SANITY_POLICIES and policy not in sanity and (point := _point(run)) is not None:
-            sanity[policy] = point
-    films, seconds, problems = _files(newest, config)
+    newest = next(iter(trained or runs), None)
+    sanity = _sanity(runs)
+    films, seconds, problems = _files(newest, config) if newest else ([], None, [])
+    problems = [*_trouble(trained, runs, failed, config, now), *_broken(sanity), *problems]
+    tags = newest.tags if newest else {}
+    return Benchmark(
+        name=name,
+        points=[point for run in reversed(trained) if (point := _point(run)) is not None],
+        verdict=tags.get("comparison.verdict"),
+        compared_with=tags.get("comparison.with"),
+        comparison=tags.get("comparison.told"),
+        seconds=seconds,
+        identities=_identities(newest) if newest else {},
+        sanity=sanity,
+        films=films,
+        problems=problems,
+    )
+
+
+def _trouble(
+    trained: Sequence[PastEvaluation],
+    runs: Sequence[PastEvaluation],
+    failed: Sequence[PastEvaluation],
+    config: HealthConfig,
+    now: datetime,
+) -> list[str]:
+    """What is failing, missing or stale."""
+    problems = []
+    if failed and (not runs or failed[0].started > runs[0].started):
+        reason = (failed[0].tags.get("problem") or "MLflow does not say why").splitlines()[0]
+        problems.append(f"the last measurement, on {failed[0].started:%d %b %Y}, failed: {reason}")
     if not trained:
         problems.append("no trained policy was measured")
-    elif now - newest.started > timedelta(days=config.stale_days):
-        problems.append(f"the last measurement is {(now - newest.started).days} days old")
+    elif now - trained[0].started > timedelta(days=config.stale_days):
+        problems.append(f"the last measurement is {(now - trained[0].started).days} days old")
+    return problems
+
+
+def _broken(sanity: dict[str, Sanity]) -> list[str]:
+    """What the policies without training say is wrong, or that nobody asked them."""
     if not sanity:
-        problems.append("no policy without training was measured, so a broken benchmark would not be noticed")
+        return ["no policy without training was measured, so a broken benchmark would not be noticed"]
+    return [found.problem for found in sanity.values() if found.problem]
+
+
+def _sanity(runs: Sequence[PastEvaluation]) -> dict[str, Sanity]:
+    found: dict[str, Sanity] = {}
+    for run in runs:
+        policy = run.tags.get("policy", "")
+        if policy in SANITY_POLICIES and policy not in found and (point := _point(run)) is not None:
+            able, rate = policy in ("expert", "replay"), point.pc_success
+            wrong = rate < ABLE_AT_LEAST if able else rate > OTHERS_AT_MOST
+            only = "only " if able else ""
+            problem = f"the policy {policy} reaches {only}{rate:.0f} %, so the benchmark is broken" if wrong else None
+            found[policy] = Sanity(**point.model_dump(), problem=problem)
+    return {policy: found[policy] for policy in SANITY_POLICIES if policy in found}
+
+
+def _identities(run: PastEvaluation) -> dict[str, str]:
+    """What a measurement was made with."""
     named = {
         "sandbox": "sandbox",
         "image": "image.digest",
@@ -173,18 +246,8 @@ def _benchmark(name: str, runs: Sequence[PastEvaluation], config: HealthConfig, 
         "policy": "policy",
         "code": "git.commit",
     }
-    return Benchmark(
-        name=name,
-        points=points,
-        verdict=newest.tags.get("comparison.verdict"),
-        compared_with=newest.tags.get("comparison.with"),
-        seconds=seconds,
-        identities={label: newest.tags[tag] for label, tag in named.items() if tag in newest.tags}
-        | {"MLflow run": newest.run_id},
-        sanity=sanity,
-        films=films,
-        problems=problems,
-    )
+    known = {label: run.tags[tag] for label, tag in named.items() if tag in run.tags}
+    return known | {"MLflow run": run.run_id}
 
 
 def _point(run: PastEvaluation) -> Point | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lerobot_ops.errors import ArtifactError
 from lerobot_ops.evaluation.records import FILE_NAME, Record, read_records
@@ -15,7 +15,7 @@ from lerobot_ops.tracking import TrackingConfig
 
 @dataclass(frozen=True)
 class PastEvaluation:
-    """A finished evaluation's run."""
+    """An evaluation's run."""
 
     run_id: str
     started: datetime
@@ -25,9 +25,14 @@ class PastEvaluation:
 
 
 def past_evaluations(
-    config: TrackingConfig, tags: Mapping[str, str], *, most: int = 1, without: str | None = None
+    config: TrackingConfig,
+    tags: Mapping[str, str],
+    *,
+    most: int = 1,
+    without: str | None = None,
+    status: Literal["FINISHED", "FAILED"] = "FINISHED",
 ) -> list[PastEvaluation]:
-    """The newest finished evaluations that carry all of `tags`, newest first; `without` leaves out one run.
+    """The newest finished, or failed, evaluations that carry all of `tags`, newest first; `without` leaves out one run.
 
     Empty when tracking is off.
     """
@@ -40,7 +45,7 @@ def past_evaluations(
     conditions = [f"tags.`{name}` = '{value}'" for name, value in wanted.items()]
     found = client.search_runs(
         [experiment_id(client, config)],
-        filter_string=" and ".join(["attributes.status = 'FINISHED'", *conditions]),
+        filter_string=" and ".join([f"attributes.status = '{status}'", *conditions]),
         order_by=["attributes.start_time DESC"],
         max_results=most + 1,
     )

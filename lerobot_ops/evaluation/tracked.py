@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_ops.artifacts import write_json
+from lerobot_ops.errors import OpsError
 from lerobot_ops.evaluation.config import EvalConfig
 from lerobot_ops.evaluation.evaluate import EvalResult, evaluate
 from lerobot_ops.tracking import Run, TrackingConfig, open_run
@@ -31,8 +32,12 @@ def evaluate_tracked(
     tags: Mapping[str, str] | None = None,
     on_record: Callable[[Any], None] | None = None,
 ) -> EvalResult:
-    """Evaluate, and log the configuration, the success rates, the records and the clips."""
-    result = evaluate(config, on_record=on_record)
+    """Evaluate, and log the configuration, the success rates, the records and the clips; or that it failed, and why."""
+    try:
+        result = evaluate(config, on_record=on_record)
+    except OpsError as error:
+        track_failure(benchmark_name(config), str(error), tracking, parent_id=parent_id, tags=tags)
+        raise
     track(result, config, tracking, parent_id=parent_id, tags=tags)
     return result
 
@@ -58,6 +63,20 @@ def track(
         log_scores(run, benchmark, json.loads((result.output_dir / "metrics.json").read_text()))
         run.log_artifacts(result.output_dir, ARTIFACTS)
     write_json(run_file(result.output_dir), {"run_id": run.id})
+
+
+def track_failure(
+    benchmark: str,
+    problem: str,
+    tracking: TrackingConfig,
+    *,
+    parent_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Log that a benchmark could not be measured, as a failed run; the health page says it until a measurement does."""
+    named = {"step": "evaluate", "benchmark": benchmark, "problem": problem}
+    run = open_run(tracking, name=f"eval {benchmark}", parent_id=parent_id, tags={**named, **(tags or {})})
+    run.finish("FAILED")
 
 
 def benchmark_name(config: EvalConfig) -> str:
