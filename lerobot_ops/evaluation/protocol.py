@@ -24,7 +24,9 @@ class ProtocolError(Exception):
 
 def send(stream: BinaryIO, message: dict[str, Any]) -> None:
     """Write one message and flush it."""
-    stream.write(encode(message))
+    body = _packed(message)
+    stream.write(len(body).to_bytes(HEADER, "big"))
+    stream.write(body)
     stream.flush()
 
 
@@ -42,13 +44,19 @@ def receive(stream: BinaryIO) -> dict[str, Any] | None:
 
 def encode(message: dict[str, Any]) -> bytes:
     """A message of None, bool, int, float, str, bytes, list, dict and numpy arrays, with its length in front."""
+    body = _packed(message)
+    return len(body).to_bytes(HEADER, "big") + body
+
+
+def _packed(message: dict[str, Any]) -> bytes:
+    """A message without its length; an array is copied twice on the way, which is what joining costs."""
     try:
         body: bytes = msgpack.packb(message, default=_pack_array)
     except (TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"a message cannot be sent: {error}") from error
     if len(body) > MAX_BYTES:
         raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {MAX_BYTES}: ask for fewer steps")
-    return len(body).to_bytes(HEADER, "big") + body
+    return body
 
 
 def body_length(header: bytes | bytearray) -> int:
@@ -97,7 +105,7 @@ def _pack_array(value: object) -> object:
         raise TypeError(f"an array of {value.dtype} has no place in a message")
     array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
     head: bytes = msgpack.packb([array.dtype.str, list(value.shape)])
-    return msgpack.ExtType(_ARRAY, bytes([len(head)]) + head + array.tobytes())
+    return msgpack.ExtType(_ARRAY, b"".join((bytes([len(head)]), head, array.data)))
 
 
 def _unpack_array(code: int, data: bytes) -> np.ndarray[Any, Any]:

@@ -135,7 +135,8 @@ class Worker:
             if not data:
                 raise EOFError
             self._received += data
-        taken, self._received = self._received[:count], self._received[count:]
+        taken, self._received = self._received, self._received[count:]
+        del taken[count:]  # what is left is short; a copy of what is taken would cost
         return taken
 
     def _what_happened(self, error: Exception, op: str, limit: float) -> SandboxError:
