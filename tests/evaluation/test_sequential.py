@@ -1,6 +1,7 @@
 """Evaluations that stop when their question is answered: seldom wrong, early, and always after the same episode."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,18 @@ def test_what_cannot_be_asked(values: dict[str, object], message: str) -> None:
         configured(**values)
 
 
+def after(count: int) -> Callable[[Record], None]:
+    """Interrupts an evaluation at its `count`-th record."""
+    seen = []
+
+    def interrupt(record: Record) -> None:
+        seen.append(record)
+        if len(seen) == count:
+            raise RuntimeError("enough")
+
+    return interrupt
+
+
 def test_an_evaluation_stops_at_the_same_episode_with_any_number_of_simulators(tmp_path: Path) -> None:
     tasks, results = ["reach-v3", "drawer-close-v3"], {}
     for simulators in (1, 3):
@@ -214,6 +227,12 @@ def test_an_evaluation_stops_at_the_same_episode_with_any_number_of_simulators(t
     assert one.n_episodes == 2 * one.stop.rounds < 30
     assert one.notes[0] == one.stop.told
     assert [record.outcome() for record in one.records] == [record.outcome() for record in three.records]
+
+    interrupted = config.altered("output_dir", tmp_path / "interrupted")
+    with pytest.raises(RuntimeError, match="enough"):
+        evaluate(interrupted, on_record=after(5))
+    resumed = evaluate(interrupted)
+    assert (resumed.stop, resumed.records[-1].outcome()) == (one.stop, one.records[-1].outcome())
 
     against = config.altered("policy.path", "zero").altered("output_dir", tmp_path / "zero")
     worse = evaluate(against.altered("eval.stop", StopConfig(baseline=tmp_path / "1")))
