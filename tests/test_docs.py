@@ -24,7 +24,7 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_flow_that_a_page_shows_exists(page: Path) -> None:
     text = page.read_text()
-    commands = set(re.findall(r"^(?:\$ )?lerobot-ops ([a-z-]+)", text, re.MULTILINE))
+    commands = set(re.findall(r"^(?:\$ )?lerobot-ops ([a-z][a-z-]*)", text, re.MULTILINE))
     assert commands <= set(COMMANDS)
     flows = set(re.findall(r"python -m flows\.([a-z_]+)", text))
     assert all((ROOT / "flows" / f"{flow}.py").exists() for flow in flows)
