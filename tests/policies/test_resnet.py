@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError
 from lerobot_ops.policies import make_policy
 from lerobot_ops.policies.act.config import ACTConfig
-from lerobot_ops.policies.resnet import ResNet, load_imagenet
+from lerobot_ops.policies.resnet import FrozenBatchNorm2d, ResNet, channels_last, fold_norms, load_imagenet
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,19 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(PrerequisiteError, match="pretrained_backbone_weights=null"):
         load_imagenet(ResNet("resnet18"), "ResNet18_Weights.IMAGENET1K_V1")
+
+
+def test_folded_normalisations_predict_the_same() -> None:
+    torch.manual_seed(0)
+    backbone = ResNet("resnet18", dilate_last=True).eval()
+    for module in backbone.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    frames = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        before = backbone(frames)
+        fold_norms(backbone)
+        channels_last(backbone)
+        assert not [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
+        torch.testing.assert_close(backbone(frames), before, rtol=1e-4, atol=1e-4 * before.abs().max().item())

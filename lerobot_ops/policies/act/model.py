@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.act.transformer import Decoder, Encoder
 from lerobot_ops.policies.policy import Policy
-from lerobot_ops.policies.resnet import ResNet, load_imagenet
+from lerobot_ops.policies.resnet import ResNet, channels_last, fold_norms, load_imagenet
 from lerobot_ops.processors.features import ACTION, ENVIRONMENT_STATE, STATE
 from lerobot_ops.processors.steps import Batch
 
@@ -49,6 +49,13 @@ class ACTPolicy(Policy):
     def predict_chunk(self, batch: Batch) -> Tensor:
         actions: Tensor = self.model(batch)[0]
         return actions
+
+    def slim(self) -> None:
+        for name in [name for name, _ in self.model.named_children() if name.startswith("vae_encoder")]:
+            delattr(self.model, name)
+        if self.config.image_features:
+            fold_norms(self.model.backbone)
+            channels_last(self.model.backbone)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         backbone = [p for name, p in self.named_parameters() if name.startswith("model.backbone.")]
