@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lerobot_ops.envs.interface import Benchmark, Step
+from lerobot_ops.envs.memory import cache_no_meshes, release_sources
 from lerobot_ops.envs.metaworld_tasks import GROUPS, INSTRUCTIONS
 from lerobot_ops.envs.rendering import Renderer, prepare
 from lerobot_ops.errors import ConfigError, did_you_mean
@@ -139,7 +140,9 @@ class MetaWorldEnv:
         # The experts say this of themselves at every step; their actions are clipped anyway.
         warnings.filterwarnings("ignore", message="Constant\\(s\\) may be too high")
         self.close()
+        cache_no_meshes()
         env = ALL_V3_ENVIRONMENTS[task]()
+        release_sources()
         env._set_task_called = True
         env._freeze_rand_vec = False
         env.seeded_rand_vec = True

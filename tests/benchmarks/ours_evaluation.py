@@ -88,7 +88,7 @@ def render(steps: str, sandbox: str) -> dict[str, Any]:
 
     guest = open_sandbox("metaworld", SandboxConfig(type="venv"))._python
     command = [str(guest), __file__, "loop"]
-    one_core = {"PYTHONPATH": str(Path(__file__).parents[2]), "LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    one_core = {"PYTHONPATH": str(Path(__file__).parents[2]), "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"}
     inside, alone = [], []
     with (
         open_sandbox("metaworld", SandboxConfig(type=sandbox)).spawn({"cameras": [IMAGE]}) as worker,

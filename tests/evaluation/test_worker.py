@@ -213,7 +213,7 @@ def test_a_worker_sees_nothing_of_our_environment_but_what_it_needs(monkeypatch,
     assert "secret" not in variables.values()
     assert variables["MESA_GL_VERSION_OVERRIDE"] == "4.5"
     assert variables["MUJOCO_GL"] == "osmesa"
-    assert (variables["OMP_NUM_THREADS"], variables["LP_NUM_THREADS"]) == ("1", "1")
+    assert (variables["OMP_NUM_THREADS"], variables["LP_NUM_THREADS"]) == ("1", "0")
     assert variables["HOME"] == str(tmp_path)
     assert process.environment(SandboxConfig(gl="egl"), tmp_path, tmp_path)["MUJOCO_GL"] == "egl"
     assert set(variables) - set(os.environ) <= {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", *process.ONE_CORE}
