@@ -23,5 +23,10 @@ def release_sources() -> None:
     gc.collect()
     for library in Path(mujoco.__file__).parent.glob("libmujoco.so.*"):
         ctypes.CDLL(str(library)).mj_freeLastXML()  # a function of MuJoCo's that its Python module lacks
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Give the heap's free pages back to the system."""
     with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such function
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lerobot_ops.envs.memory import trim_heap
 from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.evaluation.config import SANITY_POLICIES, PolicySource, simulators
 from lerobot_ops.evaluation.pool import Desk
@@ -190,6 +191,7 @@ class CheckpointActor:
 
         with self.at_work():
             self.apart = not draws_from_torch(self._runner)
+        trim_heap()  # the threads have heaps of their own
 
     def mixes(self) -> bool:
         """Whether an answer depends on its place in a batch, or on the queries beside it."""
