@@ -2,8 +2,11 @@
 
 import contextlib
 import importlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from prefect.task_runners import TaskRunner
@@ -38,7 +41,7 @@ def measure(configs: Mapping[str, EvalConfig], measurement: Measurement) -> dict
     if jobs == 1 and measurement.runner == THREADS:
         (name,) = configs
         inputs = _inputs(configs[name], measurement)
-        with _clearing_up():
+        with stopping.stoppable(), _clearing_up():
             return {name: _outcome(lambda: run_step(evaluate_policy, share=Share(), **inputs))}
     if measurement.source is not None and measurement.source.kind == "checkpoint":
         importlib.import_module("lerobot_ops.policies.inference")  # threads would meet torch half imported
@@ -93,8 +96,38 @@ def _outcome(work: Callable[[], Artifact]) -> Artifact | Exception:
 def _clearing_up() -> Iterator[None]:
     """When the run is stopped, stop its threads too, and leave no container behind."""
     try:
-        yield
+        with _passing_signals_on():
+            yield
     except BaseException:
         stopping.stop_all()
         remove_containers()
         raise
+
+
+@contextlib.contextmanager
+def _passing_signals_on() -> Iterator[None]:
+    """Tell the threads of Ctrl-C and SIGTERM as they arrive.
+
+    The exception that they raise in the main thread may get lost: Python drops one that is raised in a callback or a
+    destructor, and libraries catch some. Without this the evaluations would then go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        stopping.stop_all()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            raise SystemExit(128 + number)
+
+    for number in before:
+        signal.signal(number, tell)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

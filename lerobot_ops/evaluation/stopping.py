@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from lerobot_ops.errors import OpsError
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal may come while its own thread holds it
 _listeners: list[Callable[[], object]] = []
 _stopping = threading.Event()
 

@@ -43,4 +43,5 @@ def reason(error: Exception) -> str:
         return "no such socket"
     if "Connection refused" in text or "ConnectionRefusedError" in text:
         return "connection refused"
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:120]} … {line[-180:]}"  # what a runtime says last is why
