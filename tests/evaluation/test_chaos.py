@@ -225,7 +225,7 @@ def second_engine(docker_sandbox):
         subprocess.run(["docker", "-H", engine.address, "load"], stdin=saved.stdout, check=True, capture_output=True)
         assert saved.wait() == 0
         # Some machines cannot give containers of a second engine their control groups.
-        tried = [*"docker -H".split(), engine.address, *"run --rm --network none --cpus 1 --entrypoint true".split()]
+        tried = ["docker", "-H", engine.address, "run", "--rm", "--network=none", "--cpus=1", "--entrypoint=true"]
         ran = subprocess.run([*tried, docker_sandbox.identity], capture_output=True, text=True, check=False)
         if ran.returncode:
             pytest.skip(f"a second engine cannot run a container here: {ran.stderr.strip()}")
