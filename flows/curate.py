@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.operations import DeleteEpisodes, Merge, Split
+from lerobot_ops.datasets.editing.command import DeleteEpisodes, Merge, Split
 from tasks.datasets import dataset_at, edit_dataset
 from tasks.steps import Artifact, run_step
 

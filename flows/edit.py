@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.operations import EditOperation, Merge
+from lerobot_ops.datasets.editing.command import EditOperation, Merge
 from lerobot_ops.datasets.remote import local_root
 from lerobot_ops.errors import ConfigError
 from tasks.datasets import dataset_at, edit_dataset

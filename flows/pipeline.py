@@ -13,9 +13,9 @@ from flows.publish import PublishItems, publish
 from flows.train import train
 from flows.validate import validate
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.checking import CheckConfig
-from lerobot_ops.datasets.operations import Merge
-from lerobot_ops.datasets.validate import ValidateConfig
+from lerobot_ops.datasets.editing.command import Merge
+from lerobot_ops.datasets.validation.command import CheckConfig
+from lerobot_ops.datasets.validation.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
 from lerobot_ops.hub.publish import HubConfig, PublishConfig
 from lerobot_ops.policies.act.config import ACTConfig

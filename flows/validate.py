@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from lerobot_ops.datasets.checking import CheckConfig
-from lerobot_ops.datasets.validate import ValidateConfig
+from lerobot_ops.datasets.validation.command import CheckConfig
+from lerobot_ops.datasets.validation.validate import ValidateConfig
 from tasks.datasets import Validated, dataset_at, validate_dataset
 from tasks.steps import run_step, slug
 from tasks.tables import show

@@ -51,7 +51,7 @@ def _collect(arguments: Arguments) -> None:
 
 
 def _validate(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.checking import CheckConfig, check
+    from lerobot_ops.datasets.validation.command import CheckConfig, check
 
     config = _parse(CheckConfig, arguments, "validate", "root")
     report = check(config)
@@ -60,14 +60,14 @@ def _validate(arguments: Arguments) -> None:
 
 
 def _edit(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.operations import EditConfig, edit
+    from lerobot_ops.datasets.editing.command import EditConfig, edit
 
     for outcome in edit(_parse(EditConfig, arguments, "edit", "root")):
         print(outcome)
 
 
 def _repair(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.repair import RepairConfig, repair
+    from lerobot_ops.datasets.repairing.repair import RepairConfig, repair
 
     result = repair(_parse(RepairConfig, arguments, "repair", "root"))
     print(result)
@@ -75,13 +75,13 @@ def _repair(arguments: Arguments) -> None:
 
 
 def _convert(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.convert import ConvertConfig, convert
+    from lerobot_ops.datasets.converting.convert import ConvertConfig, convert
 
     print(convert(_parse(ConvertConfig, arguments, "convert", "root")))
 
 
 def _viz(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.viz import VizConfig, viz
+    from lerobot_ops.datasets.viewing.viz import VizConfig, viz
 
     print(viz(_parse(VizConfig, arguments, "viz", "root")))
 
@@ -140,7 +140,7 @@ def _publish(arguments: Arguments) -> None:
 
 
 def _info(arguments: Arguments) -> None:
-    from lerobot_ops.datasets.describe import InfoConfig, info
+    from lerobot_ops.datasets.describing.describe import InfoConfig, info
 
     print(info(_parse(InfoConfig, arguments, "info", "root")))
 

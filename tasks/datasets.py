@@ -5,9 +5,9 @@ from pathlib import Path
 
 from prefect import task
 
+from lerobot_ops.datasets.editing.command import EditConfig, EditOperation, Merge, edit
 from lerobot_ops.datasets.info import load_info
-from lerobot_ops.datasets.operations import EditConfig, EditOperation, Merge, edit
-from lerobot_ops.datasets.validate import ValidateConfig, ValidationReport, validate
+from lerobot_ops.datasets.validation.validate import ValidateConfig, ValidationReport, validate
 from lerobot_ops.progress import counting
 from lerobot_ops.recording.collect import CollectConfig, collect
 from tasks.steps import CACHED, WORKSPACE, Artifact, current_key, place

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from lerobot_ops.artifacts import staged
-from lerobot_ops.datasets.edit_operations import flagged_episodes
+from lerobot_ops.datasets.editing.operations import flagged_episodes
 from lerobot_ops.evaluation.report import ReportClip, ReportData, Step, TaskScore, episode_clip, write_report
 from lerobot_ops.evaluation.result import EvalResult, load_result
 from lerobot_ops.tracking import open_run

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from lerobot_ops.datasets.columns import DataRows
-from lerobot_ops.datasets.decoder import Decoder, decoder_of
-from lerobot_ops.datasets.depth import DepthRange, Unit
 from lerobot_ops.datasets.images import ImageColumn
 from lerobot_ops.datasets.info import Feature
+from lerobot_ops.datasets.videos.decoder import Decoder, decoder_of
+from lerobot_ops.datasets.videos.depth import DepthRange, Unit
 from lerobot_ops.datasets.view import View
 from lerobot_ops.errors import DatasetError
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from lerobot_ops.datasets.cameras import Camera, ImageCamera, VideoCamera, in_unit
 from lerobot_ops.datasets.columns import DataRows, language_cell
-from lerobot_ops.datasets.depth import Unit
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info
 from lerobot_ops.datasets.tables import Stats, load_stats, load_tasks
+from lerobot_ops.datasets.videos.depth import Unit
 from lerobot_ops.datasets.view import EpisodeFilter, View, delta_indices, view_of
 from lerobot_ops.errors import DatasetError, did_you_mean
 

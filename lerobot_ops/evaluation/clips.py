@@ -16,10 +16,10 @@ import numpy as np
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.decoder import open_video
-from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.video import Piece, cut_and_join
-from lerobot_ops.datasets.video_writer import VideoWriter
+from lerobot_ops.datasets.videos.decoder import open_video
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join
+from lerobot_ops.datasets.videos.video_writer import VideoWriter
 from lerobot_ops.evaluation import rollout
 from lerobot_ops.evaluation.actors import Act, script
 from lerobot_ops.evaluation.config import ClipsConfig

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.video_writer import encode
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video_writer import encode
 
 CLIP_FPS = 20
 SHEET_WIDTH = 240

@@ -19,10 +19,10 @@ from pydantic import Field, field_validator
 from lerobot_ops import envs
 from lerobot_ops.artifacts import fsync_directory
 from lerobot_ops.config import Config, content_key
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import CAMERA_DTYPES, load_info
 from lerobot_ops.datasets.tables import column_array, load_data
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, ConfigError, did_you_mean
 from lerobot_ops.evaluation import pool, rollout
 from lerobot_ops.evaluation.config import EnvConfig

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.transforms import ImageTransformsConfig
+from lerobot_ops.datasets.transforms.transforms import ImageTransformsConfig
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.registry import AnyPolicyConfig

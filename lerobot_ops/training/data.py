@@ -15,7 +15,7 @@ from lerobot_ops.datasets.frame_cache import FrameCache
 from lerobot_ops.datasets.info import DatasetInfo, Feature
 from lerobot_ops.datasets.loader import read_ahead
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.transforms import ImageTransforms, row_generator
+from lerobot_ops.datasets.transforms.transforms import ImageTransforms, row_generator
 from lerobot_ops.errors import ConfigError, DatasetError, did_you_mean
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.processors.features import ENVIRONMENT_STATE, FeatureType, PolicyFeature

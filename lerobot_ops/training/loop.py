@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.transforms import ImageTransforms
+from lerobot_ops.datasets.transforms.transforms import ImageTransforms
 from lerobot_ops.errors import OpsError
 from lerobot_ops.processors.steps import Batch
 from lerobot_ops.training.config import TrainConfig

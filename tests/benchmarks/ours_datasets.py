@@ -29,20 +29,20 @@ def dataset(name: str, deltas: bool = False, **options) -> LeRobotDataset:
 
 
 def delete(name: str) -> dict:
-    from lerobot_ops.datasets.edit import delete_episodes
+    from lerobot_ops.datasets.editing.edit import delete_episodes
 
     return timed(lambda: delete_episodes(DATA / name, OUT / "made", [1, 3, 5, 7, 9]))
 
 
 def split(name: str) -> dict:
-    from lerobot_ops.datasets.edit import split
+    from lerobot_ops.datasets.editing.edit import split
 
     targets = {part: OUT / "made" / part for part in ("train", "val")}
     return timed(lambda: split(DATA / name, targets, {"train": 0.8, "val": 0.2}))
 
 
 def merge(name: str) -> dict:
-    from lerobot_ops.datasets.edit import merge
+    from lerobot_ops.datasets.editing.edit import merge
 
     return timed(lambda: merge([DATA / name, DATA / name], OUT / "made"))
 
@@ -111,7 +111,7 @@ def batches(name: str, count: int, **options) -> dict:
 
 
 def record(name: str) -> dict:
-    from lerobot_ops.datasets.writer import DatasetWriter
+    from lerobot_ops.datasets.writing.writer import DatasetWriter
 
     pictures = [list(scenes.frames(name, episode)) for episode in range(5)]
     slowest, begin = 0.0, time.perf_counter()
@@ -129,7 +129,7 @@ def record(name: str) -> dict:
 
 def save_after_a_minute(_: str) -> dict:
     """60 s of two 640x480 cameras at 30 fps, fed at that rate; then how long saving takes."""
-    from lerobot_ops.datasets.writer import DatasetWriter
+    from lerobot_ops.datasets.writing.writer import DatasetWriter
 
     shape = {"dtype": "video", "shape": (480, 640, 3), "names": scenes.CHANNELS}
     made = {"observation.images.front": shape, "observation.images.wrist": shape, "action": scenes.joints()}
@@ -149,7 +149,7 @@ def save_after_a_minute(_: str) -> dict:
 
 def append(_: str) -> dict:
     """10,000 episodes of 10 frames: the first and the last hundred."""
-    from lerobot_ops.datasets.writer import DatasetWriter
+    from lerobot_ops.datasets.writing.writer import DatasetWriter
 
     writer = DatasetWriter.create(OUT / "made", fps=30, features={"action": scenes.joints()})
     seconds = []
@@ -166,8 +166,8 @@ def append(_: str) -> dict:
 
 def validate(_: str) -> dict:
     """100,000 rows without video, 100 episodes of 1,000."""
-    from lerobot_ops.datasets.validate import validate
-    from lerobot_ops.datasets.writer import DatasetWriter
+    from lerobot_ops.datasets.validation.validate import validate
+    from lerobot_ops.datasets.writing.writer import DatasetWriter
 
     rng = np.random.default_rng(0)
     with DatasetWriter.create(OUT / "made", fps=30, features=scenes.features("table")) as writer:
@@ -207,7 +207,7 @@ CASES: dict[str, Callable[[str], dict]] = {
     "append": append,
     "validate": validate,
     "import": lambda _: started(
-        [sys.executable, "-c", "import lerobot_ops.datasets.reader, lerobot_ops.datasets.edit"]
+        [sys.executable, "-c", "import lerobot_ops.datasets.reader, lerobot_ops.datasets.editing.edit"]
     ),
     "help": lambda _: started([str(BIN / "lerobot-ops"), "edit", "--help"]),
 }

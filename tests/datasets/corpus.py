@@ -59,8 +59,8 @@ from mutations import (
 )
 from recordings import LEROBOT, SIZE, STATE, around_lerobot_av1, picture, record
 
-from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 
 EVENT = {"role": "user", "content": "faster", "style": "interjection"}
 SUBTASK = {"role": "assistant", "content": "reach", "style": "subtask", "timestamp": 0.0}

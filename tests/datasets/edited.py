@@ -7,7 +7,7 @@ import numpy as np
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.statistics import numeric_stats
 from lerobot_ops.datasets.tables import column_array, episode_stats, load_data, load_episodes, load_stats
-from lerobot_ops.datasets.validate import ValidateConfig, validate
+from lerobot_ops.datasets.validation.validate import ValidateConfig, validate
 
 
 def sound(root: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.tables import episode_stats, load_data, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.video import Piece, cut_and_join
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from recordings import change_info, change_table, picture, record, set_cells
 
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, load_histogram_file, write_histograms
 from lerobot_ops.datasets.language import language_array, language_type
 from lerobot_ops.datasets.statistics import Histogram
-from lerobot_ops.datasets.video_writer import encode
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video_writer import encode
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 
 Mutation = Callable[[Path], object]
 

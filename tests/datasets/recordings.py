@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info, with_defaults, write_info
 from lerobot_ops.datasets.joining import default_columns
 from lerobot_ops.datasets.statistics import camera_stats, numeric_stats, overall_stats
 from lerobot_ops.datasets.tables import load_data, load_episodes, write_data, write_episodes, write_stats, write_tasks
-from lerobot_ops.datasets.video import decode_frames
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import decode_frames
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 
 LEROBOT = Path(__file__).parents[1] / "data"
 STATE = {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]}

@@ -11,16 +11,16 @@ import pytest
 from recordings import LEROBOT, change_info, change_table, columns_of, frames_of, record
 
 from lerobot_ops.artifacts import replacing, settle
-from lerobot_ops.datasets.beginning import is_recording
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
 from lerobot_ops.datasets.joining import fill_files, steps_on
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.statistics import Histogram, numeric_stats
 from lerobot_ops.datasets.tables import load_episodes, load_stats
-from lerobot_ops.datasets.video import probe
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import probe
+from lerobot_ops.datasets.writing.beginning import is_recording
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.versioning.digest import digest
 
 FRONT = "observation.images.front"

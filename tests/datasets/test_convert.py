@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lerobot_ops.datasets.convert import ConvertConfig, convert
+from lerobot_ops.datasets.converting.convert import ConvertConfig, convert
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.tables import episode_stats, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.validate import validate
+from lerobot_ops.datasets.validation.validate import validate
 from lerobot_ops.errors import ArtifactError, DatasetError, OpsError
 from tests.datasets.legacy_recordings import make_legacy, read_lines, write_lines
 from tests.datasets.recordings import LEROBOT, change_table, columns_of, frames_of, set_cells
@@ -175,7 +175,7 @@ def not_a_number(root: Path) -> None:
 def short_video(root: Path) -> None:
     videos = sorted(root.rglob("episode_*.mp4"))
     cut = pq.read_metadata(next(root.rglob("episode_000003.parquet"))).num_rows // 2
-    from lerobot_ops.datasets.video import Piece, cut_and_join
+    from lerobot_ops.datasets.videos.video import Piece, cut_and_join
 
     fps = int(json.loads((root / "meta/info.json").read_text())["fps"])
     videos[3].unlink()

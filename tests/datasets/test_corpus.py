@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from corpus import BREAKAGES, good_datasets
 
-from lerobot_ops.datasets.checks import CHECKS
-from lerobot_ops.datasets.validate import ValidateConfig, validate
+from lerobot_ops.datasets.validation.checks import CHECKS
+from lerobot_ops.datasets.validation.validate import ValidateConfig, validate
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lerobot_ops.datasets.depth import LEVELS, DepthRange
+from lerobot_ops.datasets.videos.depth import LEVELS, DepthRange
 
 
 def digest(values: np.ndarray) -> str:

@@ -10,10 +10,10 @@ import pytest
 from recordings import LEROBOT, record
 from safetensors.numpy import save_file
 
-from lerobot_ops.datasets.describe import InfoConfig, describe_dataset, info
-from lerobot_ops.datasets.describe_checkpoint import describe_checkpoint
-from lerobot_ops.datasets.describe_installation import describe_installation
-from lerobot_ops.datasets.describe_text import duration_text, shortened, size_text
+from lerobot_ops.datasets.describing.checkpoint import describe_checkpoint
+from lerobot_ops.datasets.describing.describe import InfoConfig, describe_dataset, info
+from lerobot_ops.datasets.describing.installation import describe_installation
+from lerobot_ops.datasets.describing.text import duration_text, shortened, size_text
 from lerobot_ops.datasets.info import load_info, write_info
 from lerobot_ops.errors import CheckpointError, DatasetError
 from lerobot_ops.versioning.digest import digest

@@ -26,12 +26,12 @@ from recordings import (
 )
 
 from lerobot_ops.artifacts import staged
-from lerobot_ops.datasets.edit import EditPlan, delete_episodes, merge, remove_features, split
-from lerobot_ops.datasets.encoding import VideoEncoding
+from lerobot_ops.datasets.editing.edit import EditPlan, delete_episodes, merge, remove_features, split
 from lerobot_ops.datasets.info import DatasetInfo, load_info, with_defaults
 from lerobot_ops.datasets.tables import load_data, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.validate import validate
-from lerobot_ops.datasets.video_writer import encode
+from lerobot_ops.datasets.validation.validate import validate
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video_writer import encode
 from lerobot_ops.errors import ArtifactError, DatasetError
 from lerobot_ops.versioning.digest import digest
 

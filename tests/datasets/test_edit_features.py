@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import ACTION, LEROBOT, STATE, camera, change_table, columns_of, frames_of, picture, record
 
-from lerobot_ops.datasets.column_file import read_column
-from lerobot_ops.datasets.edit import delete_episodes, merge
-from lerobot_ops.datasets.edit_features import NewFeature, add_features, cast_features, rename_features
+from lerobot_ops.datasets.editing.column_file import read_column
+from lerobot_ops.datasets.editing.edit import delete_episodes, merge
+from lerobot_ops.datasets.editing.features import NewFeature, add_features, cast_features, rename_features
 from lerobot_ops.datasets.info import Feature, load_info, write_info
 from lerobot_ops.datasets.language import language_array
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.tables import load_data, load_episodes, load_stats
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 
 FRONT, TOP = "observation.images.front", "observation.images.top"

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from recordings import record
 
-from lerobot_ops.datasets.edit import delete_episodes, merge, rechunk, split, trim
+from lerobot_ops.datasets.editing.edit import delete_episodes, merge, rechunk, split, trim
 from lerobot_ops.versioning.digest import digest
 
 STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fcntl.flock", "fcntl.ioctl"}
 KILLS = 120
-PRELOADED = ["pytest", "recordings", "PIL.PngImagePlugin", "lerobot_ops.datasets.edit"]
+PRELOADED = ["pytest", "recordings", "PIL.PngImagePlugin", "lerobot_ops.datasets.editing.edit"]
 """What the editing processes share, so that each begins at once."""
 CAMERAS = {"observation.images.front": "video", "observation.images.wrist": "image"}
 

@@ -19,12 +19,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 from PIL import Image
 from recordings import change_info, frames_of, record
 
-from lerobot_ops.datasets.edit import delete_episodes, merge, rechunk, split, trim
+from lerobot_ops.datasets.editing.edit import delete_episodes, merge, rechunk, split, trim
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
 from lerobot_ops.datasets.statistics import CameraStats, Histogram, numeric_stats
 from lerobot_ops.datasets.tables import column_array, episode_stats, load_data, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.validate import ValidateConfig, validate
+from lerobot_ops.datasets.validation.validate import ValidateConfig, validate
 
 VIDEO, IMAGE = "observation.images.front", "observation.images.wrist"
 NUMERIC = ("observation.state", "action", "next.reward", "next.success")

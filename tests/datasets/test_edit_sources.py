@@ -28,14 +28,14 @@ from recordings import (
     set_cells,
 )
 
-from lerobot_ops.datasets.edit import EditPlan, delete_episodes, merge, rechunk, split
-from lerobot_ops.datasets.edit_quantiles import streamed_quantiles
-from lerobot_ops.datasets.encoding import VideoEncoding
+from lerobot_ops.datasets.editing.edit import EditPlan, delete_episodes, merge, rechunk, split
+from lerobot_ops.datasets.editing.quantiles import streamed_quantiles
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.statistics import QUANTILES
 from lerobot_ops.datasets.tables import column_array, load_data, load_episodes, load_stats
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 from lerobot_ops.versioning.digest import digest
 
@@ -228,7 +228,7 @@ def test_streamed_quantiles_are_numpys(values, size):
 LARGE = textwrap.dedent("""
     import re, sys
     from pathlib import Path
-    from lerobot_ops.datasets.edit import delete_episodes, merge
+    from lerobot_ops.datasets.editing.edit import delete_episodes, merge
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     merge([source, source], target)
     delete_episodes(target, target.with_name("less"), [1])

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import ACTION, LEROBOT, STATE, columns_of, frames_of, record
 
-from lerobot_ops.datasets import edit_statistics
-from lerobot_ops.datasets.edit import delete_episodes
-from lerobot_ops.datasets.edit_statistics import recompute_stats, relative_chunks
+from lerobot_ops.datasets.editing import statistics as edit_statistics
+from lerobot_ops.datasets.editing.edit import delete_episodes
+from lerobot_ops.datasets.editing.statistics import recompute_stats, relative_chunks
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.statistics import camera_stats, numeric_stats
 from lerobot_ops.datasets.tables import episode_stats, load_episodes, load_stats
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 from lerobot_ops.versioning.digest import digest
 

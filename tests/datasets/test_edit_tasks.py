@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import ACTION, LEROBOT, STATE, columns_of, frames_of, record
 
-from lerobot_ops.datasets.edit import merge
-from lerobot_ops.datasets.edit_tasks import modify_tasks
+from lerobot_ops.datasets.editing.edit import merge
+from lerobot_ops.datasets.editing.tasks import modify_tasks
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.tables import load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 from lerobot_ops.versioning.digest import digest
 

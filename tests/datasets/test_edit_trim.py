@@ -9,13 +9,13 @@ import pytest
 from edited import same_statistics_as_recomputed, sound
 from recordings import LEROBOT, change_info, change_table, columns_of, frames_of, record
 
-from lerobot_ops.datasets.edit import rechunk, trim
+from lerobot_ops.datasets.editing.edit import rechunk, trim
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.language import EVENTS, PERSISTENT, language_array
 from lerobot_ops.datasets.statistics import camera_stats
 from lerobot_ops.datasets.tables import episode_stats, load_data, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.validate import validate
+from lerobot_ops.datasets.validation.validate import validate
 from lerobot_ops.errors import DatasetError
 
 FRONT = "observation.images.front"

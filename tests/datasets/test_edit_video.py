@@ -19,18 +19,18 @@ from recordings import (
     record,
 )
 
-from lerobot_ops.datasets.edit import EditPlan, merge
-from lerobot_ops.datasets.edit_encode import encode_clip
-from lerobot_ops.datasets.edit_source import Kept, open_source
-from lerobot_ops.datasets.edit_video import convert_images_to_video, encodings_to_merge, reencode_videos
-from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
+from lerobot_ops.datasets.editing.edit import EditPlan, merge
+from lerobot_ops.datasets.editing.encode import encode_clip
+from lerobot_ops.datasets.editing.source import Kept, open_source
+from lerobot_ops.datasets.editing.video import convert_images_to_video, encodings_to_merge, reencode_videos
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.statistics import camera_stats
 from lerobot_ops.datasets.tables import episode_stats, load_episodes, load_stats, load_tasks
-from lerobot_ops.datasets.video import decode_frames
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import DepthEncoding, VideoEncoding
+from lerobot_ops.datasets.videos.video import decode_frames
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError, PrerequisiteError
 from lerobot_ops.versioning.digest import digest
 

@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from lerobot_ops.datasets.encoders import has_avx512, opens
-from lerobot_ops.datasets.encoding import HARDWARE, DepthEncoding, VideoEncoding
-from lerobot_ops.datasets.video import decode_frames, decode_times, probe
-from lerobot_ops.datasets.video_writer import VideoWriter, encode
+from lerobot_ops.datasets.videos.encoders import has_avx512, opens
+from lerobot_ops.datasets.videos.encoding import HARDWARE, DepthEncoding, VideoEncoding
+from lerobot_ops.datasets.videos.video import decode_frames, decode_times, probe
+from lerobot_ops.datasets.videos.video_writer import VideoWriter, encode
 from lerobot_ops.errors import ConfigError, PrerequisiteError
 
 SOFTWARE = ("libsvtav1", "h264", "hevc")

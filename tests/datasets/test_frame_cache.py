@@ -15,10 +15,10 @@ from PIL import Image
 from recordings import change_info, record, write_grey
 
 from lerobot_ops.datasets import frame_cache
-from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.frame_cache import FrameCache
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
+from lerobot_ops.datasets.videos.depth import DepthRange
 from lerobot_ops.errors import ArtifactError, DatasetError
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lerobot_ops.datasets.beginning import is_recording
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.video import probe
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import probe
+from lerobot_ops.datasets.writing.beginning import is_recording
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.versioning.digest import digest
 
 CAMERA, PICTURE = "observation.images.front", "observation.images.wrist"
@@ -37,7 +37,13 @@ FEATURES = {
 EPISODES = 6
 STEPS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 KILLS = 104
-PRELOADED = ["pytest", "pandas", "PIL.PngImagePlugin", "lerobot_ops.datasets.reader", "lerobot_ops.datasets.writer"]
+PRELOADED = [
+    "pytest",
+    "pandas",
+    "PIL.PngImagePlugin",
+    "lerobot_ops.datasets.reader",
+    "lerobot_ops.datasets.writing.writer",
+]
 """What the recording processes share, so that each begins at once."""
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import LEROBOT
 
-from lerobot_ops.datasets import video
-from lerobot_ops.datasets.mp4 import read_samples
-from lerobot_ops.datasets.video import Piece, cut_and_join, probe
+from lerobot_ops.datasets.videos import video
+from lerobot_ops.datasets.videos.mp4 import read_samples
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join, probe
 
 FPS, FRAMES = 10, 40
 LEROBOT_VIDEOS = [

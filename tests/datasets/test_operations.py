@@ -11,9 +11,9 @@ from edited import sound
 from recordings import columns_of, record
 
 from lerobot_ops.cli import main
-from lerobot_ops.datasets.checking import CheckConfig, check
-from lerobot_ops.datasets.operations import EditConfig, edit
+from lerobot_ops.datasets.editing.command import EditConfig, edit
 from lerobot_ops.datasets.tables import load_episodes, load_tasks
+from lerobot_ops.datasets.validation.command import CheckConfig, check
 from lerobot_ops.errors import ConfigError, DatasetError
 from lerobot_ops.flags import describe, parse
 from lerobot_ops.versioning.digest import digest

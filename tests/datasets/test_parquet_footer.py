@@ -9,9 +9,9 @@ from corpus import annotated
 from recordings import LEROBOT, camera, picture
 
 from lerobot_ops.datasets.info import load_info
-from lerobot_ops.datasets.parquet_footer import rows_without_footer
+from lerobot_ops.datasets.repairing.parquet_footer import rows_without_footer
 from lerobot_ops.datasets.tables import data_files, data_schema, load_data
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 
 WRITTEN = ["button_av1_cut", "images_cut", "two_task_h264"]

@@ -21,14 +21,14 @@ import torch
 from recordings import LEROBOT, change_info, change_table, record, set_cells, write_grey
 
 from lerobot_ops.datasets.buffers import Buffers
-from lerobot_ops.datasets.decoder import Decoder
-from lerobot_ops.datasets.depth import DepthRange
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.language import language_array, language_rows
 from lerobot_ops.datasets.loader import batches_of
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.tables import load_episodes
-from lerobot_ops.datasets.video import Piece, cut_and_join
+from lerobot_ops.datasets.videos.decoder import Decoder
+from lerobot_ops.datasets.videos.depth import DepthRange
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join
 from lerobot_ops.errors import DatasetError
 
 FRONT = "observation.images.front"

@@ -9,9 +9,9 @@ from corpus import BREAKAGES, good_datasets
 from recordings import LEROBOT, picture, record
 
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.repair import RepairConfig, RepairResult, repair
-from lerobot_ops.datasets.validate import validate
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.repairing.repair import RepairConfig, RepairResult, repair
+from lerobot_ops.datasets.validation.validate import validate
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, DatasetError
 from lerobot_ops.versioning.digest import digest
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from lerobot_ops.datasets.info import load_info, write_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.remote import local_root
-from lerobot_ops.datasets.streaming import StreamingLeRobotDataset, _blocks, _pieces, _share
+from lerobot_ops.datasets.streaming.streaming import StreamingLeRobotDataset, _blocks, _pieces, _share
 from lerobot_ops.datasets.tables import (
     load_data,
     load_episodes,
@@ -32,8 +32,8 @@ from lerobot_ops.datasets.tables import (
     write_stats,
     write_tasks,
 )
-from lerobot_ops.datasets.video import Piece, cut_and_join
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError, OpsError
 from tests.hub.hub_server import Failure, HubServer, Repository, environment, pointed_at, serving
 from tests.peer import peer_scenes as scenes
@@ -235,7 +235,7 @@ RANKS = """
 import sys, json, torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from lerobot_ops.datasets.streaming import StreamingLeRobotDataset
+from lerobot_ops.datasets.streaming.streaming import StreamingLeRobotDataset
 
 def main(root, method, rank):
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=2)
@@ -299,7 +299,7 @@ def test_a_stream_from_the_hub_is_the_dataset(hub: HubServer, several: Path) -> 
 
 
 def test_only_what_the_episodes_need_is_sent(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lerobot_ops.datasets.stream_files.BLOCK", 1 << 14)
+    monkeypatch.setattr("lerobot_ops.datasets.streaming.files.BLOCK", 1 << 14)
     put(hub, TWO)
     stream = StreamingLeRobotDataset("hf://datasets/team/two@v3.0", episodes=[6], shuffle=False)
     sent = hub.bytes_sent
@@ -352,7 +352,7 @@ def test_workers_stream_from_a_private_dataset_through_a_busy_hub(
     put(hub, several, private=True)
     hub.failures = [Failure("GET /lfs/", 429), Failure("GET /lfs/", 503)]
     code = (
-        "from torch.utils.data import DataLoader; from lerobot_ops.datasets.streaming import *\n"
+        "from torch.utils.data import DataLoader; from lerobot_ops.datasets.streaming.streaming import *\n"
         "stream = StreamingLeRobotDataset('team/two', episodes=range(6), buffer_size=200)\n"
         "loader = DataLoader(stream, batch_size=None, num_workers=2)\n"
         "print(sorted(int(item['index']) for item in loader) == [*range(480)])"
@@ -389,9 +389,9 @@ def test_what_is_wrong_is_named(hub: HubServer, several: Path, monkeypatch: pyte
 def test_large_row_groups_and_few_open_files_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = spread(TWO, tmp_path / "dataset", data_episodes=4, video_episodes=1, one_group=True)
     assert pq.read_metadata(root / "data/chunk-000/file-000.parquet").num_row_groups == 1
-    monkeypatch.setattr("lerobot_ops.datasets.streaming._OPEN_GROUPS", 1)
-    monkeypatch.setattr("lerobot_ops.datasets.stream_files._OPEN_VIDEOS", 1)
-    monkeypatch.setattr("lerobot_ops.datasets.stream_files._MOST_OPEN_VIDEOS", 2)
+    monkeypatch.setattr("lerobot_ops.datasets.streaming.streaming._OPEN_GROUPS", 1)
+    monkeypatch.setattr("lerobot_ops.datasets.streaming.files._OPEN_VIDEOS", 1)
+    monkeypatch.setattr("lerobot_ops.datasets.streaming.files._MOST_OPEN_VIDEOS", 2)
     reader = LeRobotDataset(TWO)
     for number, item in enumerate(StreamingLeRobotDataset(root, buffer_size=300)):
         if number % 40 == 0:

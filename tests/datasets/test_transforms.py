@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from recordings import LEROBOT
 
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.transform_kinds import KINDS
-from lerobot_ops.datasets.transforms import (
+from lerobot_ops.datasets.transforms.kinds import KINDS
+from lerobot_ops.datasets.transforms.transforms import (
     ImageTransformConfig,
     ImageTransforms,
     ImageTransformsConfig,

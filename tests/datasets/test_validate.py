@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from recordings import LEROBOT, SIZE, around_lerobot_av1, lay_around, picture, record
 
 from lerobot_ops.cli import main
-from lerobot_ops.datasets.checking import CheckConfig, check
-from lerobot_ops.datasets.checks_pictures import is_frozen
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import DatasetInfo, load_info, with_defaults
 from lerobot_ops.datasets.schemas import Failure, failures, tasks_schema
-from lerobot_ops.datasets.validate import ValidateConfig, validate
-from lerobot_ops.datasets.video_writer import encode
+from lerobot_ops.datasets.validation.command import CheckConfig, check
+from lerobot_ops.datasets.validation.pictures import is_frozen
+from lerobot_ops.datasets.validation.validate import ValidateConfig, validate
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video_writer import encode
 from lerobot_ops.errors import DatasetError
 
 scratch = folder("tmpab12")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import LEROBOT
 
-from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.video import Piece, cut_and_join, decode_frames, decode_times, probe
-from lerobot_ops.datasets.video_writer import encode
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import Piece, cut_and_join, decode_frames, decode_times, probe
+from lerobot_ops.datasets.videos.video_writer import encode
 from lerobot_ops.errors import DatasetError
 
 FPS = 30

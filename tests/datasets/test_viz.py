@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from recordings import LEROBOT, STATE, camera, change_table, frames_of, lay_around, picture, record, set_cells
 
-from lerobot_ops.datasets.depth import DepthRange
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.images import decode_image
 from lerobot_ops.datasets.info import DatasetInfo, Feature, load_info, with_defaults, write_info
 from lerobot_ops.datasets.language import language_array
 from lerobot_ops.datasets.tables import load_data
-from lerobot_ops.datasets.video import decode_frames
-from lerobot_ops.datasets.video_writer import encode
-from lerobot_ops.datasets.viz import VizConfig, VizResult, viz
-from lerobot_ops.datasets.viz_content import plot_groups
-from lerobot_ops.datasets.viz_episode import dimension_names, load_episode
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.depth import DepthRange
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import decode_frames
+from lerobot_ops.datasets.videos.video_writer import encode
+from lerobot_ops.datasets.viewing.content import plot_groups
+from lerobot_ops.datasets.viewing.episode import dimension_names, load_episode
+from lerobot_ops.datasets.viewing.viz import VizConfig, VizResult, viz
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, DatasetError, PrerequisiteError
 
 BUTTON, TWO_TASKS, IMAGES = (LEROBOT / name for name in ("button_av1_cut", "two_task_h264", "images_cut"))

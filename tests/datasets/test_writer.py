@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from recordings import LEROBOT
 
-from lerobot_ops.datasets.beginning import is_recording
-from lerobot_ops.datasets.encoding import VideoEncoding
 from lerobot_ops.datasets.info import DEFAULT_FEATURES, load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.statistics import numeric_stats
 from lerobot_ops.datasets.tables import column_array, load_data, load_episodes, load_stats
-from lerobot_ops.datasets.video import probe
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import probe
+from lerobot_ops.datasets.writing.beginning import is_recording
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, DatasetError
 from lerobot_ops.versioning.digest import digest
 

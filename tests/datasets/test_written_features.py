@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lerobot_ops.datasets.depth import LEVELS, DepthRange
-from lerobot_ops.datasets.encoding import DepthEncoding, VideoEncoding
 from lerobot_ops.datasets.histograms import load_histograms
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.statistics import numeric_stats
 from lerobot_ops.datasets.tables import load_data, load_episodes, load_stats
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.depth import LEVELS, DepthRange
+from lerobot_ops.datasets.videos.encoding import DepthEncoding, VideoEncoding
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import DatasetError
 
 VIDEO, RAW, METRES = "observation.images.depth", "observation.images.raw", "observation.images.metres"

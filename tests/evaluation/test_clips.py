@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.video import probe
-from lerobot_ops.datasets.video_writer import encode
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.videos.video import probe
+from lerobot_ops.datasets.videos.video_writer import encode
 from lerobot_ops.evaluation import clips, rollout
 from lerobot_ops.evaluation.actors import zero
 from lerobot_ops.evaluation.clips import Clip, Unfaithful, chosen, stride, write_sheets

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lerobot_ops import envs
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.envs.libero import LiberoEnv
 from lerobot_ops.evaluation.config import EvalConfig
 from lerobot_ops.evaluation.evaluate import evaluate

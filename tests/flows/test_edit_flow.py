@@ -9,7 +9,7 @@ import pytest
 from flows.edit import EditFlowConfig, edit
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.tables import load_data, load_tasks
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ConfigError
 from lerobot_ops.flags import parse
 

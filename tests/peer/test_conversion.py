@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lerobot_ops.datasets.convert import ConvertConfig, convert
+from lerobot_ops.datasets.converting.convert import ConvertConfig, convert
 from tests.datasets.legacy_recordings import make_legacy
 
 DATA = Path(__file__).parents[1] / "data"

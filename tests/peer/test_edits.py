@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from test_round_trip import HERE, call, peer, read, record
 
-from lerobot_ops.datasets.edit_statistics import recompute_stats
-from lerobot_ops.datasets.edit_tasks import modify_tasks
-from lerobot_ops.datasets.edit_video import convert_images_to_video, reencode_videos
-from lerobot_ops.datasets.encoding import VideoEncoding
+from lerobot_ops.datasets.editing.statistics import recompute_stats
+from lerobot_ops.datasets.editing.tasks import modify_tasks
+from lerobot_ops.datasets.editing.video import convert_images_to_video, reencode_videos
 from lerobot_ops.datasets.info import load_info
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.datasets.tables import load_stats
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
 
 __all__ = ["peer"]  # a fixture
 FRONT = "observation.images.front"

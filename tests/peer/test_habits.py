@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_round_trip import HERE, peer
 
-from lerobot_ops.datasets.repair import RepairConfig, repair
-from lerobot_ops.datasets.validate import ValidateConfig, validate
+from lerobot_ops.datasets.repairing.repair import RepairConfig, repair
+from lerobot_ops.datasets.validation.validate import ValidateConfig, validate
 
 __all__ = ["peer"]  # a fixture
 DATA = HERE.parent / "data"

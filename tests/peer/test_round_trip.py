@@ -12,9 +12,9 @@ from pathlib import Path
 import peer_scenes as scenes
 import pytest
 
-from lerobot_ops.datasets import edit
+from lerobot_ops.datasets.editing import edit
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "read_by_lerobot.json"

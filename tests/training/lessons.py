@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lerobot_ops.datasets.encoding import VideoEncoding
-from lerobot_ops.datasets.writer import DatasetWriter
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
+from lerobot_ops.datasets.writing.writer import DatasetWriter
 
 VECTORS = {"observation.state": 4, "observation.environment_state": 6, "action": 4}
 CAMERA = "observation.images.front"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lerobot_ops.datasets.reader import LeRobotDataset
-from lerobot_ops.datasets.transforms import ImageTransforms
+from lerobot_ops.datasets.transforms.transforms import ImageTransforms
 from lerobot_ops.errors import ConfigError, DatasetError
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import BatchReader, batches, open_dataset, scaled
