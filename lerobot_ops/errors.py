@@ -49,6 +49,10 @@ class SandboxError(OpsError):
     """A benchmark's sandbox could not be built or started, or its worker died."""
 
 
+class DeviceError(OpsError):
+    """A motor, camera or other device does not answer, is not the expected one, or may not be used as it is."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that names the close matches of `name` among `known`, or lists them all when they are few."""
     names = sorted(known)
