@@ -31,6 +31,10 @@ class RobotConfig(Config):
     cameras: dict[str, AnyCameraConfig] = Field(default_factory=dict)
     """Its cameras by name."""
 
+    def make(self) -> "Robot":
+        """The robot of this configuration, not yet connected."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which class is made of it")
+
 
 @dataclass(frozen=True)
 class Release:
@@ -65,7 +69,7 @@ class Robot(ABC):
     @property
     @abstractmethod
     def limits(self) -> dict[str, tuple[float, float]]:
-        """Per action key the lowest and the highest value, in the action's units, that calibration and setting allow."""
+        """Per action key the lowest and the highest value, in its units, that calibration and settings allow."""
 
     @property
     @abstractmethod
@@ -106,11 +110,14 @@ class Robot(ABC):
 
     @abstractmethod
     def status(self) -> dict[str, float]:
-        """`"<motor>.temperature"` (°C), `.voltage` (V), `.current` (mA), `.load` (% of the greatest); empty if unknown."""
+        """`"<motor>.temperature"` (°C), `.voltage` (V), `.current` (mA), `.load` (% of the greatest); if known."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Take the torque off, now. Never raises, may be called from any thread and more than once."""
+        """Take the torque off, now. Never raises, may be called from any thread and more than once.
+
+        Actions are refused until the robot is connected again.
+        """
 
     @abstractmethod
     def releases(self) -> Sequence[Release]:

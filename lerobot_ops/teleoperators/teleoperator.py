@@ -1,6 +1,7 @@
 """What a teleoperator is: something that says what a robot should do, as fast as the robot's loop asks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,10 @@ class TeleoperatorConfig(Config):
     """Which of them: names its calibration file."""
     calibration_dir: Path | None = None
     """Where calibrations are; by default LeRobot's own directory."""
+
+    def make(self) -> "Teleoperator":
+        """The teleoperator of this configuration, not yet connected."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which class is made of it")
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,19 @@ class Teleoperator(ABC):
         """Whether it can be used as it is."""
         return True
 
-    def calibrate(self) -> None:
+    def calibrate(self) -> None:  # noqa: B027 - many have nothing to calibrate
         """Ask the operator to move the joints, and keep what they say; nothing where there is nothing to calibrate."""
 
-    def configure(self) -> None:
+    def configure(self) -> None:  # noqa: B027
         """Write modes into the device."""
+
+    def begin(  # noqa: B027 - most say where, not how much farther
+        self, position: Mapping[str, float], limits: Mapping[str, tuple[float, float]]
+    ) -> None:
+        """Learn where the robot is and may go, in the units of actions: one that only says "farther" starts from there.
+
+        Called before the first action, and whenever the operator takes over from a policy.
+        """
 
     @abstractmethod
     def get_action(self) -> dict[str, float]:
