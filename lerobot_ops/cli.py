@@ -87,9 +87,9 @@ def _viz(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    from lerobot_ops.evaluation.in_training import EvaluatedTrainConfig, train_evaluated
+    from lerobot_ops.evaluation.in_training import TrainCommand, train_evaluated
 
-    config = _parse(EvaluatedTrainConfig, arguments, "train")
+    config = _parse(TrainCommand, arguments, "train")
     if config.dry_run:
         from lerobot_ops.training.dry_run import dry_run
 

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lerobot_ops.evaluation import stopping
 from lerobot_ops.evaluation.config import ClipsConfig, EnvConfig, EpisodesConfig, EvalConfig, PolicySource
 from lerobot_ops.evaluation.sandbox import SandboxConfig
 from lerobot_ops.tracking import TrackingConfig
-from lerobot_ops.training.tracked import TrackedTrainConfig, train_tracked
+from lerobot_ops.training import interrupts
+from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.tracked import train_tracked
 
 if TYPE_CHECKING:
+    from lerobot_ops.training.loop import OnMetrics
     from lerobot_ops.training.train import TrainResult
 
 
-class EvaluatedTrainConfig(TrackedTrainConfig):
-    """A training from the command line."""
+class EvaluatedTrainConfig(TrainConfig):
+    """A training whose checkpoints are measured on the way."""
 
     env: EnvConfig | None = None
     """The benchmark that checkpoints are measured on; none measures none."""
@@ -30,6 +34,15 @@ class EvaluatedTrainConfig(TrackedTrainConfig):
     """Where the benchmark runs."""
 
 
+class TrainCommand(EvaluatedTrainConfig):
+    """A training from the command line."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go."""
+    dry_run: bool = False
+    """Show what would be trained on what, with which memory, and train nothing."""
+
+
 def train_evaluated(
     config: EvaluatedTrainConfig,
     tracking: TrackingConfig,
@@ -37,16 +50,20 @@ def train_evaluated(
     parent_id: str | None = None,
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
+    on_metrics: "OnMetrics | None" = None,
 ) -> "TrainResult":
     """Train, and measure checkpoints on the way; `pc_success` is logged against the step in the training's own run.
 
     The results are in `<output_dir>/eval/step_<step>`. An evaluation that was interrupted is continued on resume.
+    `on_metrics` is called with everything that is logged.
     """
     from lerobot_ops.training.loop import OnCheckpoint
 
     wanted = config.env is not None
     hook = OnCheckpoint(config.env_eval_freq, lambda step, policy: _measure(config, step, policy)) if wanted else None
-    return train_tracked(config, tracking, parent_id=parent_id, model=model, tags=tags, on_checkpoint=hook)
+    return train_tracked(
+        config, tracking, parent_id=parent_id, model=model, tags=tags, on_checkpoint=hook, on_metrics=on_metrics
+    )
 
 
 def _measure(config: EvaluatedTrainConfig, step: int, policy: Path) -> dict[str, float]:
@@ -62,6 +79,10 @@ def _measure(config: EvaluatedTrainConfig, step: int, policy: Path) -> dict[str,
         clips=config.clips,
         sandbox=config.sandbox,
     )
-    result = evaluate(measured)
+    try:
+        with stopping.stoppable(), interrupts.told_by(stopping.stop_all):
+            result = evaluate(measured)
+    except stopping.StoppedError:  # the training is ending: when it goes on, so does this
+        return {}
     numbers = {"pc_success": result.pc_success, "avg_sum_reward": result.avg_sum_reward}
     return {f"eval/{name}": value for name, value in numbers.items() if value is not None}

@@ -21,6 +21,8 @@ class TrackingConfig(Config):
     """MLflow tracking URI; unset: the environment's MLFLOW_TRACKING_URI, else SQLite in outputs/mlflow."""
     experiment: str = "lerobot-ops"
     """MLflow experiment; it is created when it does not exist."""
+    system_metrics: bool = False
+    """Track the load of processor, memory, disk, network and GPU beside a run's own metrics, every 10 seconds."""
 
     @field_validator("uri")
     @classmethod

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lerobot_ops.datasets.loader import read_ahead
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.errors import ConfigError
 from lerobot_ops.training.config import EarlyStopConfig, TrainConfig
-from lerobot_ops.training.data import AHEAD, BatchReader, scaled
+from lerobot_ops.training.data import BatchReader, scaled
 from lerobot_ops.training.learner import Learner
 
 FILE = "eval_loss.csv"
@@ -31,31 +32,36 @@ class HeldOut:
         self.read = BatchReader(dataset, learner.policy.config, seed=config.seed, as_bytes=as_bytes)
 
     @torch.no_grad()
-    def loss(self, learner: Learner) -> float:
+    def loss(self, learner: Learner, stopped: Callable[[], bool] = lambda: False) -> float | None:
         """The loss in evaluation mode, averaged over frames; of the averaged weights where they are to be used.
 
-        Random numbers are the same at every look, and the training's own are as before afterwards.
+        None as soon as `stopped` says so. Random numbers are the same at every look, and the training's own are as
+        before afterwards. Every process takes its share of the batches, and as many as the others.
         """
-        policy, size = learner.policy, self.config.batch_size
+        policy, size, world = learner.policy, self.config.batch_size, learner.world
         average = learner.average if learner.average is not None and learner.average.config.use_for_eval else None
-        weights = policy.state_dict() if average is None else average.weights
         total = torch.zeros((), dtype=torch.float64)
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         policy.eval()
         try:
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(self.config.seed)
-                parts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
-                for part, batch in zip(
-                    parts, read_ahead(self.read, parts, threads=self.config.num_workers, ahead=AHEAD), strict=True
-                ):
+                every = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+                own = [(part, len(part)) for part in every[world.rank :: world.size]]
+                own += [(every[0], 0)] * (-(-len(every) // world.size) - len(own))
+                wanted = [part for part, _ in own]
+                threads, ahead = max(1, self.config.num_workers), self.config.prefetch_factor
+                read = read_ahead(self.read, wanted, threads=threads, ahead=ahead)
+                for (_, weight), batch in zip(own, read, strict=True):
+                    if stopped():
+                        return None
                     ready = learner.preprocessor(scaled(batch, learner.device))
                     with learner.precision.autocast():
-                        loss, _ = functional_call(policy, weights, (ready,))
-                    total += len(part) * loss.double().cpu()
+                        loss, _ = functional_call(policy, average.weights, (ready,)) if average else policy(ready)
+                    total += weight * loss.double().cpu()
         finally:
             policy.train()
-        return float(total / len(self.rows))
+        return float(sum(world.gathered(total)) / len(self.rows))
 
 
 class Looks:
@@ -67,10 +73,11 @@ class Looks:
         if self.path.exists():
             self._write()
 
-    def add(self, step: int, loss: float) -> None:
-        """Note a look."""
+    def add(self, step: int, loss: float, *, write: bool = True) -> None:
+        """Note a look, and `write` it."""
         self.losses[step] = loss
-        self._write()
+        if write:
+            self._write()
 
     @property
     def best(self) -> int | None:

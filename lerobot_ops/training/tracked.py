@@ -14,20 +14,14 @@ from lerobot_ops.training.run_directory import continues
 from lerobot_ops.versioning.digest import digest
 
 if TYPE_CHECKING:
-    from lerobot_ops.training.loop import OnCheckpoint
+    from lerobot_ops.training.loop import OnCheckpoint, OnMetrics
     from lerobot_ops.training.train import TrainResult
 
 RUN_FILE = "run.json"
-"""In the run directory: the MLflow run that the training logs to, and whether all of it is there."""
-
-
-class TrackedTrainConfig(TrainConfig):
-    """A training from the command line."""
-
-    tracking: TrackingConfig = TrackingConfig()
-    """Where metrics go."""
-    dry_run: bool = False
-    """Show what would be trained on what, with which memory, and train nothing."""
+"""In the run directory: the MLflow run that the training logs to, whether all of it is there, and the flow run that
+trained. It is no part of the checkpoint, whose bytes do not depend on who made it."""
+FLOW_RUN = "prefect.flow_run_id"
+"""The tag that holds the flow run."""
 
 
 def train_tracked(
@@ -38,6 +32,7 @@ def train_tracked(
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
     on_checkpoint: "OnCheckpoint | None" = None,
+    on_metrics: "OnMetrics | None" = None,
 ) -> "TrainResult":
     """Train, and log the configuration, the dataset's version, the metrics and the checkpoint.
 
@@ -49,6 +44,7 @@ def train_tracked(
     root = config.dataset.root
     version = digest(root) if root.is_dir() else ""
     begun: list[Run] = []
+    flow_run = {"flow_run_id": flow} if (flow := (tags or {}).get(FLOW_RUN)) else {}
 
     def begin() -> None:
         known = run_id(config.output_dir) if continues(config.output_dir, config.identity(version)) else None
@@ -61,13 +57,18 @@ def train_tracked(
             params=config.model_dump(mode="json", exclude={"tracking", "dry_run"}),
         )
         begun.append(stack.enter_context(run))
-        write_json(config.output_dir / RUN_FILE, {"run_id": run.id, "complete": False})
+        write_json(config.output_dir / RUN_FILE, {"run_id": run.id, "complete": False, **flow_run})
         run.log_dataset(root.name, version, str(root))
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        begun[0].log_metrics(metrics, step)
+        if on_metrics is not None:
+            on_metrics(step, metrics)
 
     with ExitStack() as stack:
         result = train(
             config,
-            on_metrics=lambda step, metrics: begun[0].log_metrics(metrics, step),
+            on_metrics=report,
             on_start=begin,
             on_checkpoint=on_checkpoint,
             dataset_digest=version,
@@ -76,7 +77,7 @@ def train_tracked(
             begin()
         for run in begun:
             version_of_model = _log_checkpoint(run, result, model)
-            stored: dict[str, Any] = {"run_id": run.id, "complete": True}
+            stored: dict[str, Any] = {"run_id": run.id, "complete": True, **flow_run}
             stored |= {"registered": asdict(version_of_model)} if version_of_model else {}
             write_json(config.output_dir / RUN_FILE, stored)
     return result
