@@ -43,9 +43,19 @@ class CameraConfig(Config):
         raise NotImplementedError(f"{type(self).__name__} does not say which class is made of it")
 
     @classmethod
-    def find(cls) -> list[dict[str, Any]]:
-        """The cameras of this kind on this machine: name, type, id, and what they deliver by default."""
+    def find(cls) -> "list[FoundCamera]":
+        """The cameras of this kind on this machine."""
         return []
+
+
+class FoundCamera(Config):
+    """A camera that is there."""
+
+    name: str
+    settings: dict[str, Any]
+    """A configuration that opens it, with the size and rate that it has by default."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What else is known of it."""
 
 
 @dataclass(frozen=True)

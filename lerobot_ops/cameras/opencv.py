@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lerobot_ops.cameras.camera import Camera, CameraConfig, Source
+from lerobot_ops.cameras.camera import Camera, CameraConfig, FoundCamera, Source
 from lerobot_ops.errors import DeviceError, PrerequisiteError
 
 PLAUSIBLE_AGE_S = 1.0
@@ -37,7 +37,7 @@ class OpenCVCameraConfig(CameraConfig):
         return OpenCVCamera(self, name)
 
     @classmethod
-    def find(cls) -> list[dict[str, Any]]:
+    def find(cls) -> list[FoundCamera]:
         found = [_described(device) for device in _devices()]
         return [camera for camera in found if camera is not None]
 
@@ -157,11 +157,10 @@ def _device(index_or_path: int | Path) -> int | str:
 
 
 def _not_opened(device: int | str, name: str) -> DeviceError:
-    cameras = [str(found["id"]) for found in OpenCVCameraConfig.find()]
     fix = "is another program using it? `fuser -v DEVICE` shows which"
     found: object = None
     if isinstance(device, str) and not os.path.exists(device):
-        found, fix = "no such device", f"plug it in; cameras here: {', '.join(cameras) or 'none'}"
+        found, fix = "no such device", "plug it in; `lerobot-ops find-cameras` lists those that are there"
     elif isinstance(device, str) and not os.access(device, os.R_OK):
         found, fix = "no permission", "sudo usermod -aG video $USER, and log in again"
     return DeviceError(f"the camera {name!r} cannot be opened", file=str(device), found=found, fix=fix)
@@ -173,26 +172,29 @@ def _devices() -> list[int | str]:
     return [str(path) for path in sorted(Path("/dev").glob("video[0-9]*"), key=lambda path: int(path.name[5:]))]
 
 
-def _described(device: int | str) -> dict[str, Any] | None:
+def _described(device: int | str) -> FoundCamera | None:
     """What the device is; None if it gives no pictures, as the second device of many a camera."""
     cv2 = _cv2()
     capture = cv2.VideoCapture(device, cv2.CAP_ANY)
     try:
         if not capture.isOpened():
             return None
-        return {
-            "name": _device_name(device) or f"camera {device}",
-            "type": "opencv",
-            "id": device,
-            "path": _lasting_path(device),
-            "backend_api": capture.getBackendName(),
-            "default_stream_profile": {
-                "fourcc": _fourcc(capture.get(cv2.CAP_PROP_FOURCC)),
+        path = _lasting_path(device)
+        return FoundCamera(
+            name=_device_name(device) or f"camera {device}",
+            settings={
+                "type": "opencv",
+                "index_or_path": path or device,
                 "width": int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
                 "height": int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-                "fps": capture.get(cv2.CAP_PROP_FPS),
+                "fps": round(capture.get(cv2.CAP_PROP_FPS)) or 30,
             },
-        }
+            details={
+                "device": device,
+                "backend_api": capture.getBackendName(),
+                "fourcc": _fourcc(capture.get(cv2.CAP_PROP_FOURCC)),
+            },
+        )
     finally:
         capture.release()
 

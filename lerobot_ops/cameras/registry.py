@@ -1,8 +1,8 @@
 """The kinds of cameras that are known, and cameras made of their configurations."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lerobot_ops.cameras.camera import Camera, CameraConfig
+from lerobot_ops.cameras.camera import Camera, CameraConfig, FoundCamera
 from lerobot_ops.cameras.file import FileCameraConfig
 from lerobot_ops.cameras.opencv import OpenCVCameraConfig
 from lerobot_ops.cameras.pattern import PatternCameraConfig
@@ -27,7 +27,7 @@ def make_camera(config: CameraConfig, name: str = "camera") -> Camera:
     return config.make(name)
 
 
-def find_cameras(kind: str | None = None) -> list[dict[str, Any]]:
+def find_cameras(kind: str | None = None) -> list[FoundCamera]:
     """The cameras on this machine, of one type or of all."""
     kinds = CAMERAS.types.values() if kind is None else [CAMERAS.types[kind]]
     return [found for config in kinds for found in config.find()]

@@ -12,6 +12,7 @@ from pydantic import Field
 from lerobot_ops.cameras.camera import Camera
 from lerobot_ops.cameras.registry import AnyCameraConfig
 from lerobot_ops.config import Config
+from lerobot_ops.errors import ConfigError
 
 Observation = dict[str, Any]
 """`"<motor>.pos"` to a float, `"<camera>"` to a (height, width, 3) uint8 array."""
@@ -24,7 +25,7 @@ class RobotConfig(Config):
 
     type: str
     """Name of the kind of robot."""
-    id: str | None = None
+    id: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which of them: names its calibration file."""
     calibration_dir: Path | None = None
     """Where calibrations are; by default LeRobot's own directory, so that both use the same."""
@@ -34,6 +35,10 @@ class RobotConfig(Config):
     def make(self) -> "Robot":
         """The robot of this configuration, not yet connected."""
         raise NotImplementedError(f"{type(self).__name__} does not say which class is made of it")
+
+    def without_cameras(self) -> Self:
+        """The same robot, blind."""
+        return self.model_copy(update={"cameras": {}})
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,10 @@ class Robot(ABC):
     @abstractmethod
     def calibrate(self) -> None:
         """Ask the operator to move the joints, write the calibration into the motors and to the file."""
+
+    def setup_motors(self) -> None:
+        """Give each motor its id, asking the operator to plug in one at a time; ConfigError where there are none."""
+        raise ConfigError("this robot has no motors that could be set up", field="robot.type", found=self.name)
 
     @abstractmethod
     def configure(self) -> None:

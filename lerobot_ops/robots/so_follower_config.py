@@ -1,6 +1,6 @@
 """Settings of the SO-100 and SO-101 follower arms, and of a pair of them."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,9 +8,11 @@ from lerobot_ops.cameras.registry import AnyCameraConfig
 from lerobot_ops.config import Config
 from lerobot_ops.robots.robot import Robot, RobotConfig
 
-PerMotor = float | dict[str, float] | None
+Positive = Annotated[float, Field(gt=0)]
+PerMotor = Positive | dict[str, Positive] | None
 """One number for all motors, or one for each that is named (the others keep the default); none for no limit."""
 
+_ARMS = ("left_arm_config", "right_arm_config")
 DEFAULT_MAX_RELATIVE_TARGET = 25.0
 DEFAULT_MAX_VELOCITY = 200.0
 
@@ -72,6 +74,10 @@ class BiSOFollowerConfig(RobotConfig):
         from lerobot_ops.robots.bi_so_follower import BiSOFollower
 
         return BiSOFollower(self)
+
+    def without_cameras(self) -> Self:
+        blind = {name: getattr(self, name).model_copy(update={"cameras": {}}) for name in _ARMS}
+        return self.model_copy(update={**blind, "cameras": {}})
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -7,7 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydantic import Field
+
 from lerobot_ops.config import Config
+from lerobot_ops.errors import ConfigError
 
 
 class TeleoperatorConfig(Config):
@@ -15,7 +18,7 @@ class TeleoperatorConfig(Config):
 
     type: str
     """Name of the kind of teleoperator."""
-    id: str | None = None
+    id: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which of them: names its calibration file."""
     calibration_dir: Path | None = None
     """Where calibrations are; by default LeRobot's own directory."""
@@ -69,6 +72,10 @@ class Teleoperator(ABC):
 
     def calibrate(self) -> None:  # noqa: B027 - many have nothing to calibrate
         """Ask the operator to move the joints, and keep what they say; nothing where there is nothing to calibrate."""
+
+    def setup_motors(self) -> None:
+        """Give each motor its id, asking the operator to plug in one at a time; ConfigError where there are none."""
+        raise ConfigError("this teleoperator has no motors that could be set up", field="teleop.type", found=self.name)
 
     def configure(self) -> None:  # noqa: B027
         """Write modes into the device."""
