@@ -1,0 +1,1 @@
+"""Motors on serial buses: reading, writing, calibrating; `simulator` answers like them where there are none."""

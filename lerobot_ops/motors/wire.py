@@ -1,0 +1,162 @@
+"""Feetech's protocol by id: instruction packets out, status packets in, as `feetech-servo-sdk` makes and reads them.
+
+A request is FF FF id length instruction parameters checksum, an answer FF FF id length error parameters checksum.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lerobot_ops.errors import PrerequisiteError
+from lerobot_ops.motors.port import SerialPort
+
+BROADCAST = 0xFE
+MOST_IDS = 253
+"""Ids are 0 to 252."""
+PING = 1
+_ANSWER_BYTES = 6
+_AFTER_DAMAGE_S = 0.005
+"""After a damaged answer the others follow at once or never."""
+_SLOT_S = 0.003
+"""How long a motor may wait for those of lower ids before it answers a ping of all."""
+_SILENCE_S = 0.25
+
+
+class NoAnswerError(Exception):
+    """A motor did not answer, or not with what was asked for; its text says which."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back of one question to many motors."""
+
+    data: dict[int, bytes]
+    errors: dict[int, int]
+    """Error byte of each answer."""
+    reason: str
+    """Why the others are not there."""
+
+
+class FeetechWire:
+    """Conversations over one open port."""
+
+    def __init__(self, port: SerialPort) -> None:
+        self.port = port
+        self._packets = packet_handler()
+
+    def ping(self, motor_id: int) -> int:
+        """The error byte of the answer; raises NoAnswerError."""
+        packet = [0, 0, motor_id, 2, PING, 0]
+        _, result, error = self._packets.txRxPacket(self.port, packet)
+        self._check(result)
+        return int(error)
+
+    def read(self, motor_id: int, address: int, size: int) -> tuple[bytes, int]:
+        """Data and error byte of the answer; raises NoAnswerError."""
+        data, result, error = self._packets.readTxRx(self.port, motor_id, address, size)
+        self._check(result)
+        if len(data) != size:
+            self.port.doubtful = True
+            raise NoAnswerError(f"an answer with {len(data)} bytes of data instead of {size}")
+        return bytes(data), int(error)
+
+    def write(self, motor_id: int, address: int, data: bytes) -> int:
+        """The error byte of the answer; raises NoAnswerError."""
+        result, error = self._packets.writeTxRx(self.port, motor_id, address, len(data), list(data))
+        self._check(result)
+        return int(error)
+
+    def sync_read(self, ids: Sequence[int], address: int, size: int) -> Answers:
+        """Ask all of `ids` at once; those that do not answer in time are missing."""
+        self._check(self._packets.syncReadTx(self.port, address, size, ids, len(ids)))
+        # Every answer comes whole even when one of them is damaged: read on, so that the others are not lost with it.
+        self.port.setPacketTimeout((_ANSWER_BYTES + size) * len(ids))
+        missing, data, errors, reason = set(ids), dict[int, bytes](), dict[int, int](), ""
+        while missing:
+            packet, result = self._packets.rxPacket(self.port)
+            if result == 0 and packet[2] in missing and len(packet) == _ANSWER_BYTES + size:
+                missing.discard(packet[2])
+                data[packet[2]], errors[packet[2]] = bytes(packet[5:-1]), packet[4]
+                continue
+            self.port.doubtful = True
+            reason = reason or (
+                self._why(result) if result else f"an answer of {len(packet)} bytes from id {packet[2]}"
+            )
+            if self.port.isPacketTimeout():
+                break
+            self.port.wait_at_most(_AFTER_DAMAGE_S)
+        return Answers(data, errors, reason)
+
+    def sync_write(self, address: int, data: Mapping[int, bytes]) -> None:
+        """Tell each motor its data in one packet; nobody answers."""
+        send_sync_write(self._packets, self.port, address, data)
+
+    def broadcast_ping(self) -> list[int]:
+        """The ids of all motors that answer to a ping of all, in the order of their answers."""
+        packet = [0, 0, BROADCAST, 2, PING, 0]
+        self._check(self._packets.txPacket(self.port, packet))
+        most = self.port.seconds(_ANSWER_BYTES * MOST_IDS) + _SLOT_S * MOST_IDS + self.port.timeout_ms / 1000
+        received = self.port.read_until_silent(most, _SILENCE_S)
+        found, at = [], received.find(b"\xff\xff")
+        while 0 <= at <= len(received) - _ANSWER_BYTES:
+            body = received[at + 2 : at + _ANSWER_BYTES]
+            whole = body[1] == 2 and (sum(body) & 0xFF) == 0xFF and body[0] < MOST_IDS
+            if whole and body[0] not in found:
+                found.append(body[0])
+            at = received.find(b"\xff\xff", at + (_ANSWER_BYTES if whole else 1))
+        return found
+
+    def _check(self, result: int) -> None:
+        if result:
+            self.port.doubtful = True
+            raise NoAnswerError(self._why(result))
+
+    def _why(self, result: int) -> str:
+        known = {-6: f"no status packet within {self.port.timeout_ms:g} ms", -7: "a damaged status packet"}
+        return known.get(result) or str(self._packets.getTxRxResult(result)).removeprefix("[TxRxResult] ")
+
+
+class Recorder:
+    """A port that keeps what is written to it."""
+
+    is_using = False
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def clearPort(self) -> None:  # noqa: N802
+        """There is nothing to throw away."""
+
+    def writePort(self, packet: list[int]) -> int:  # noqa: N802
+        self.written += bytes(packet)
+        return len(packet)
+
+
+def sync_write_packet(address: int, data: Mapping[int, bytes]) -> bytes:
+    """The packet that tells each motor its data."""
+    port = Recorder()
+    send_sync_write(packet_handler(), port, address, data)
+    return port.written
+
+
+def send_sync_write(packets: Any, port: SerialPort | Recorder, address: int, data: Mapping[int, bytes]) -> None:
+    """Send one packet with every motor's data; NoAnswerError if it could not be sent."""
+    size = len(next(iter(data.values())))
+    parameters = [byte for motor_id, value in data.items() for byte in (motor_id, *value)]
+    result = packets.syncWriteTxOnly(port, address, size, parameters, len(parameters))
+    if result:
+        raise NoAnswerError(str(packets.getTxRxResult(result)).removeprefix("[TxRxResult] "))
+
+
+def packet_handler() -> Any:
+    """The SDK's packet handler.
+
+    Its order of bytes is a global of the SDK, which two buses of different protocols would share: nothing here uses it.
+    """
+    try:
+        from scservo_sdk.protocol_packet_handler import protocol_packet_handler
+    except ImportError:
+        raise PrerequisiteError(
+            "Feetech motors need feetech-servo-sdk", fix="pip install 'lerobot-ops[hardware]'"
+        ) from None
+    return protocol_packet_handler()
