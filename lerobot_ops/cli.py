@@ -145,6 +145,34 @@ def _info(arguments: Arguments) -> None:
     print(info(_parse(InfoConfig, arguments, "info", "root")))
 
 
+def _find_port(arguments: Arguments) -> None:
+    from lerobot_ops.hardware import FindPortConfig, find_port, list_ports, show_ports
+
+    config = _parse(FindPortConfig, arguments, "find-port")
+    print(show_ports(list_ports(config), config.as_json))
+    if config.unplug and not config.as_json and sys.stdin.isatty():
+        print(f"The arm is on {find_port(config).port}; plug it in again.")
+
+
+def _find_cameras(arguments: Arguments) -> None:
+    from lerobot_ops.cameras.finding import FindCamerasConfig, look, text
+
+    config = _parse(FindCamerasConfig, arguments, "find-cameras", "kind")
+    print(text(look(config), config.as_json))
+
+
+def _setup_motors(arguments: Arguments) -> None:
+    from lerobot_ops.hardware import SetUpConfig, setup_motors
+
+    setup_motors(_parse(SetUpConfig, arguments, "setup-motors"))
+
+
+def _calibrate(arguments: Arguments) -> None:
+    from lerobot_ops.hardware import SetUpConfig, calibrate
+
+    calibrate(_parse(SetUpConfig, arguments, "calibrate"))
+
+
 def _images(arguments: Arguments) -> None:
     from lerobot_ops import envs
     from lerobot_ops.evaluation.images import build_image, list_images, prune_images
@@ -187,6 +215,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "merge-shards": ("make one evaluation of shards that were played apart", _merge_shards),
     "compare": ("say whether one evaluation is better than another of the same episodes", _compare),
     "health": ("show how every benchmark has done over time, as one HTML file", _health),
+    "find-port": ("say which serial port an arm is on, and which motors answer there", _find_port),
+    "find-cameras": ("list the cameras, and save a picture of each", _find_cameras),
+    "setup-motors": ("give the motors of a new arm their ids, one at a time", _setup_motors),
+    "calibrate": ("measure the middle and the ends of every joint of an arm", _calibrate),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
     "info": ("describe a dataset, a checkpoint or this installation", _info),
     "images": ("build, list or prune the benchmarks' container images", _images),
@@ -211,3 +243,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {sentence}" for name, (sentence, _) in COMMANDS.items()]
     return "\n".join(["usage: lerobot-ops COMMAND [--flag=value ...]   (COMMAND --help lists its flags)", "", *lines])
+
+
+if __name__ == "__main__":
+    main()
