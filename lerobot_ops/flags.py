@@ -178,7 +178,18 @@ def _tag(model: type[BaseModel]) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else re.sub(r"\b\w[\w.]*\.(?=\w)", "", str(annotation))
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type_name(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("None" if part is types.NoneType else _type_name(part) for part in parts)
+    if isinstance(origin, type) and origin is not typing.Literal:
+        return f"{origin.__name__}[{', '.join(map(_type_name, parts))}]"
+    if isinstance(annotation, type):
+        variant = issubclass(annotation, BaseModel) and "type" in annotation.model_fields
+        chosen = variant and typing.get_origin(annotation.model_fields["type"].annotation) is typing.Literal
+        return str(_tag(annotation)) if chosen else annotation.__name__
+    return re.sub(r"\b\w[\w.]*\.(?=\w)", "", str(annotation))
 
 
 def _short(value: Any) -> str:

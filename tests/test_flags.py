@@ -48,6 +48,15 @@ def test_the_type_chooses_the_variant_and_a_value_may_follow_its_flag() -> None:
     assert parse(Run, ["--policy.type", "large", "--policy.depth", "9", "--output", "x"]).policy == Large(depth=9)
 
 
+def test_help_names_the_types_of_nested_values() -> None:
+    class Rig(Config):
+        parts: dict[str, Annotated[Small | Large, Field(discriminator="type")]] = {}
+        speed: Annotated[float, Field(gt=0)] | None = None
+
+    shown = {flag: kind for flag, kind, _, _ in describe(Rig)}
+    assert shown == {"--parts": "dict[str, small | large]", "--speed": "float | None"}
+
+
 class Preset(Config):
     policy: Annotated[Small | Large, Field(discriminator="type")] = Small(width=8)
     nested: Run = Run(steps=1, output=Path("x"))
