@@ -186,9 +186,9 @@ def _type_name(annotation: Any) -> str:
     if isinstance(origin, type) and origin is not typing.Literal:
         return f"{origin.__name__}[{', '.join(map(_type_name, parts))}]"
     if isinstance(annotation, type):
-        variant = issubclass(annotation, BaseModel) and "type" in annotation.model_fields
-        chosen = variant and typing.get_origin(annotation.model_fields["type"].annotation) is typing.Literal
-        return str(_tag(annotation)) if chosen else annotation.__name__
+        tag = annotation.model_fields.get("type") if issubclass(annotation, BaseModel) else None
+        variant = tag is not None and typing.get_origin(tag.annotation) is typing.Literal
+        return str(tag.default) if tag is not None and variant else annotation.__name__
     return re.sub(r"\b\w[\w.]*\.(?=\w)", "", str(annotation))
 
 
