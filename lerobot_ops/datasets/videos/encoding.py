@@ -44,8 +44,8 @@ class VideoEncoding(Config):
     """How a camera's frames are encoded; LeRobot's names and defaults (`RGBEncoderConfig`).
 
     `libsvtav1` gives the same bytes with any number of threads. x264 and x265 do so with a fixed number, which is one
-    unless `encoder_threads` says otherwise; x264 without B-frames, because with them it does not. libaom-av1 is run in
-    the same way. Hardware encoders make no promise (see `deterministic`).
+    unless `encoder_threads` says otherwise, and without B-frames: with them x264's bytes vary, and x265 makes up decode
+    times for an episode of fewer frames than it reorders. libaom-av1 is run in the same way. Hardware encoders make no promise (see `deterministic`).
     """
 
     vcodec: Codec = "libsvtav1"
@@ -163,12 +163,12 @@ def _svt(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
 
 
 def _x264(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
-    return {**_x265(encoding, threads), "threads": threads or 1, "bf": 0}
+    return {**_x265(encoding, threads), "threads": threads or 1}
 
 
 def _x265(encoding: VideoEncoding, threads: int | None) -> dict[str, Any]:
     tune = "fastdecode" if encoding.fast_decode else None
-    return {"crf": encoding.crf, "preset": encoding.preset, "tune": tune}
+    return {"crf": encoding.crf, "preset": encoding.preset, "tune": tune, "bf": 0}
 
 
 def _steady_x265(threads: int | None) -> dict[str, str]:
