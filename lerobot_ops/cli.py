@@ -203,6 +203,12 @@ def _images(arguments: Arguments) -> None:
         print(f"{image.name}  {image.size / 1e6:.0f} MB  {image.digest}  {removed}")
 
 
+def _simulate_arm(arguments: Arguments) -> None:
+    from lerobot_ops.motors.simulator.command import SimulateArmConfig, run
+
+    run(_parse(SimulateArmConfig, arguments, "simulate-arm"))
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "collect": ("record a scripted expert in simulation as a LeRobotDataset", _collect),
     "validate": ("check a dataset's format and quality", _validate),
@@ -221,6 +227,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "calibrate": ("measure the middle and the ends of every joint of an arm", _calibrate),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
     "info": ("describe a dataset, a checkpoint or this installation", _info),
+    "simulate-arm": ("simulate arms behind serial ports, for every program that opens one", _simulate_arm),
     "images": ("build, list or prune the benchmarks' container images", _images),
 }
 

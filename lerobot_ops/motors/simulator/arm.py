@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lerobot_ops.errors import ConfigError, DeviceError, did_you_mean
@@ -99,6 +99,12 @@ class SimulatedArm:
                 servo.advance(start)
                 servo.hand = None if motion is None else _joint_motion(servo, motion, name, start)
 
+    def on_chain(self, motors: Sequence[str] | None) -> None:
+        """Leave only these motors on the cable, as for setting them up one by one; None is all of them."""
+        servos = [self.servo(name) for name in (motors or self._servos)]
+        with self._lock:
+            self._chain.servos = servos
+
     def power_cycle(self) -> None:
         """Take the supply away from the servos for a moment: what is not in their EEPROM is lost."""
         with self._lock:
@@ -107,6 +113,16 @@ class SimulatedArm:
                 servo.power_cycle()
 
     # Faults
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The faults that are on."""
+        return tuple(self._chain.faults)
+
+    @property
+    def plugged_in(self) -> bool:
+        """Whether the port is there."""
+        return self._master >= 0
 
     def fault(self, fault: Fault | Kind) -> None:
         """Switch a fault on."""

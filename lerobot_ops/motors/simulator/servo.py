@@ -256,7 +256,7 @@ class Servo:
         return math.copysign(min(100.0, abs(gap or 1000) * self.memory[21] / 64), gap or limit)
 
     def _goal(self) -> float:
-        """Where the servo comes to rest, in steps of the encoder: its goal within its limits, less what gravity pulls."""
+        """Where the servo comes to rest, in steps of the encoder: its goal within its limits, less gravity's pull."""
         if self._target is None:
             return self.position
         low, high = self.get("Min_Position_Limit"), self.get("Max_Position_Limit")
