@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lerobot_ops.errors import SandboxError
 from lerobot_ops.evaluation.config import EnvConfig, EvalConfig
 from lerobot_ops.evaluation.tracked import benchmark_name
+from lerobot_ops.hub.checkpoints import checkpoint_folder
 from tasks.comparing import against_champion
 from tasks.datasets import dataset_at
 from tasks.measuring import Measurement, measure
@@ -64,7 +65,7 @@ def located(config: EvaluateConfig) -> tuple[EvaluateConfig, Artifact | None]:
         return config.altered("policy.dataset", Path("dataset")), dataset_at(dataset)
     if config.policy.is_sanity:
         return config, None
-    checkpoint = Artifact.at(Path(config.policy.path), "checkpoint")
+    checkpoint = Artifact.at(checkpoint_folder(config.policy.path), "checkpoint")
     return config.altered("policy.path", "checkpoint"), checkpoint
 
 

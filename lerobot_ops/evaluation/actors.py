@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from lerobot_ops.envs.memory import trim_heap
 from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.evaluation.config import SANITY_POLICIES, PolicySource, simulators
 from lerobot_ops.evaluation.pool import Desk
+from lerobot_ops.hub.checkpoints import checkpoint_folder
 
 if TYPE_CHECKING:
     from lerobot_ops.policies.inference import PolicyRunner
@@ -216,11 +217,29 @@ class CheckpointActor:
             torch.backends.cudnn.deterministic = deterministic
 
 
-def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
+def located(source: PolicySource) -> PolicySource:
+    """`source` with the folder of its checkpoint; raises CheckpointError when there is none of that name."""
+    if source.is_sanity:
+        return source
+    if not Path(source.path).is_dir() and "/" not in source.path:
+        raise CheckpointError(
+            "there is no such checkpoint",
+            field="policy.path",
+            found=source.path,
+            expected="a folder `…/pretrained_model`, OWNER/NAME on the Hub, or one of " + ", ".join(SANITY_POLICIES),
+            fix=did_you_mean(source.path, SANITY_POLICIES),
+        )
+    return source.model_copy(update={"path": str(checkpoint_folder(source.path))})
+
+
+def load_actor(
+    source: PolicySource, policy_batch: int = 0, rename_map: Mapping[str, str] | None = None
+) -> Actor | None:
     """The actor that `source` names; None for the scripted expert, which plays inside the simulator.
 
-    `policy_batch` is how many queries a policy answers at once; 0 is 1 on the CPU, and more on accelerators where that
-    changes no bit of an answer. Raises CheckpointError when there is neither a checkpoint nor a policy of that name,
+    `rename_map` (an observation's name here -> the policy's) takes the place of the checkpoint's own. `policy_batch` is
+    how many queries a policy answers at once; 0 is 1 on the CPU, and more on accelerators where that changes no bit of
+    an answer. Raises CheckpointError when there is neither a checkpoint nor a policy of that name,
     DatasetError when there is nothing to replay, and ConfigError for a batch that makes episodes depend on each other.
     """
     if source.path == "expert":
@@ -233,18 +252,9 @@ def load_actor(source: PolicySource, policy_batch: int = 0) -> Actor | None:
         from lerobot_ops.evaluation.replay import ReplayActor
 
         return ReplayActor(source.dataset)
-    path = Path(source.path)
-    if not path.is_dir():
-        raise CheckpointError(
-            "there is no such checkpoint",
-            field="policy.path",
-            found=source.path,
-            expected=f"a folder `…/pretrained_model`, or one of {', '.join(SANITY_POLICIES)}",
-            fix=did_you_mean(source.path, SANITY_POLICIES) if path.name == source.path else "check the path",
-        )
     from lerobot_ops.policies.inference import PolicyRunner
 
-    runner = PolicyRunner.from_checkpoint(path, device=source.device)
+    runner = PolicyRunner.from_checkpoint(source.path, source.device, rename_map)
     wanted = policy_batch or (1 if source.device == "cpu" else ROWS_ON_ACCELERATORS)
     actor = CheckpointActor(runner, wanted)
     if source.device == "cpu" and actor.together == 1:

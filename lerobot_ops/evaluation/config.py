@@ -83,8 +83,8 @@ class PolicySource(Config):
     """Where the policy comes from."""
 
     path: str = "expert"
-    """A checkpoint folder (`…/pretrained_model`); or one that checks the benchmark itself: `expert`, `zero`, `random`,
-    or `replay`, which plays the stored actions of `dataset`."""
+    """A checkpoint folder (`…/pretrained_model`), a training's directory, or OWNER/NAME[@REVISION] on the Hub; or one
+    that checks the benchmark itself: `expert`, `zero`, `random`, or `replay`, which plays the actions of `dataset`."""
     dataset: Path | None = None
     """A LeRobotDataset, for `replay`: its i-th episode with a task's instruction is played in the task's episode i."""
     device: str = "cpu"
@@ -163,6 +163,8 @@ class EvalConfig(Config):
     env: EnvConfig = EnvConfig()
     policy: PolicySource = PolicySource()
     """What is measured."""
+    rename_map: dict[str, str] | None = None
+    """Names of the benchmark's observations, each with the policy's name; none takes those of the checkpoint."""
     eval: EpisodesConfig = EpisodesConfig()
     seed: int = Field(default=1000, ge=0)
     """Episode i of every task is reset with seed + i."""

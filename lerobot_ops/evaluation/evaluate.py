@@ -16,7 +16,7 @@ from lerobot_ops.artifacts import staged, write_json
 from lerobot_ops.config import content_key
 from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError, SandboxError
 from lerobot_ops.evaluation import clips, pool, records, rollout, sequential
-from lerobot_ops.evaluation.actors import Act, Actor, Queries, load_actor
+from lerobot_ops.evaluation.actors import Act, Actor, Queries, load_actor, located
 from lerobot_ops.evaluation.clips import Clip
 from lerobot_ops.evaluation.comparison import records_file
 from lerobot_ops.evaluation.config import EvalConfig, StopConfig
@@ -25,6 +25,7 @@ from lerobot_ops.evaluation.result import KEY, PROVENANCE, EvalResult, finished_
 from lerobot_ops.evaluation.rollout import Episode, Progress
 from lerobot_ops.evaluation.sandbox import Sandbox, Worker, open_sandbox
 from lerobot_ops.evaluation.workers import WorkerPark, crew, measured
+from lerobot_ops.hub.checkpoints import checkpoint_digest
 from lerobot_ops.versioning.digest import digest
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
 
     Raises CheckpointError, PrerequisiteError, SandboxError, and ArtifactError when the output folder holds another.
     """
+    config = config.model_copy(update={"policy": located(config.policy)})
     actor, stop = _load_actor(config), sequential.rule(config)
     sandbox = open_sandbox(config.env.type, config.sandbox, config.env.options)
     identity = _identity(config, actor, sandbox)
@@ -76,7 +78,7 @@ def evaluate(config: EvalConfig, *, on_record: Callable[[Record], None] | None =
 
 def _load_actor(config: EvalConfig) -> Actor | None:
     """The actor; raises ConfigError for the expert of a benchmark that has none."""
-    actor = load_actor(config.policy, config.eval.policy_batch)
+    actor = load_actor(config.policy, config.eval.policy_batch, config.rename_map)
     if actor is None and not envs.benchmark(config.env.type).has_expert:
         raise ConfigError(
             f"{config.env.type} has no scripted expert",
@@ -90,13 +92,19 @@ def _load_actor(config: EvalConfig) -> Actor | None:
 def _identity(config: EvalConfig, actor: Actor | None, sandbox: Sandbox) -> dict[str, Any]:
     """All that decides the result: an interrupted evaluation is continued only by the same one."""
     source = config.policy
-    version = digest(source.dataset or Path(source.path)) if source.dataset or not source.is_sanity else source.path
+    version = source.path
+    if source.dataset is not None:
+        version = digest(source.dataset)
+    elif not source.is_sanity:
+        version = checkpoint_digest(Path(source.path))
+    renaming = {} if config.rename_map is None else {"rename_map": config.rename_map}
     return {
         "env": config.env.model_dump(mode="json"),
         "policy": {
             "version": version,
             "device": source.device,
             **(actor.facts if actor else {"type": "expert"}),
+            **renaming,
         },
         "n_episodes": config.eval.n_episodes,
         "seed": config.seed,

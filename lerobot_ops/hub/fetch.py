@@ -18,9 +18,12 @@ def fetch(
     *,
     repo_type: RepoType = "dataset",
     allow_patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] | None = None,
     local_dir: Path | str | None = None,
 ) -> Path:
-    """The directory of a repository's files, all or those that match `allow_patterns` (fnmatch); fetched if needed.
+    """The directory of a repository's files; fetched if needed.
+
+    All of them, or those that match `allow_patterns` and not `ignore_patterns` (fnmatch, whose * takes slashes, too).
 
     It lies in huggingface_hub's cache, by commit, or is `local_dir`. Without a `revision` a dataset is fetched as
     LeRobot would (see `dataset_revision`), a model from its main branch. When the Hub is out of reach, or
@@ -37,6 +40,7 @@ def fetch(
                 repo_type=repo_type,
                 revision=revision,
                 allow_patterns=list(allow_patterns) if allow_patterns is not None else None,
+                ignore_patterns=list(ignore_patterns) if ignore_patterns is not None else None,
                 local_dir=local_dir,
             )
         )

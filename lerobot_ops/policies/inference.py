@@ -1,6 +1,7 @@
 """A trained policy as the evaluator and the robot use it: an observation in, the actions to execute out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lerobot_ops.errors import ConfigError, did_you_mean
+from lerobot_ops.hub.checkpoints import checkpoint_folder
 from lerobot_ops.policies.checkpoint import Checkpoint, load_checkpoint
 from lerobot_ops.policies.device import best_device
 from lerobot_ops.policies.draws import SeededDraws
@@ -48,9 +50,28 @@ class PolicyRunner:
         self._bound = False
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, device: str | None = "cpu") -> "PolicyRunner":
-        """Load the folder `path`; raises CheckpointError when it is incomplete or does not fit together."""
-        checkpoint = load_checkpoint(Path(path), best_device(device))
+    def from_checkpoint(
+        cls, path: Path | str, device: str | None = "cpu", rename_map: Mapping[str, str] | None = None
+    ) -> "PolicyRunner":
+        """Load the checkpoint at `path`, a folder or OWNER/NAME[@REVISION] on the Hub.
+
+        `rename_map` (an observation's name here -> the policy's) takes the place of the one in the checkpoint. Raises
+        CheckpointError when the checkpoint is incomplete or does not fit together, and ConfigError for a name that the
+        policy does not read.
+        """
+        checkpoint = load_checkpoint(checkpoint_folder(path), best_device(device))
+        if rename_map is not None:
+            inputs = checkpoint.policy.config.input_features
+            for new in rename_map.values():
+                if new not in inputs:
+                    raise ConfigError(
+                        "the policy does not read this observation",
+                        field="rename_map",
+                        found=new,
+                        expected="names here, each with a name of the policy",
+                        fix=did_you_mean(new, inputs),
+                    )
+            checkpoint = replace(checkpoint, preprocessor=checkpoint.preprocessor.renaming(rename_map))
         checkpoint.policy.slim()
         return cls(checkpoint)
 

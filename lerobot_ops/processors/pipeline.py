@@ -75,6 +75,11 @@ class Pipeline:
         steps = [ToDevice(device, step.float_dtype) if isinstance(step, ToDevice) else step for step in self.steps]
         return Pipeline(self.name, steps)
 
+    def renaming(self, rename_map: Mapping[str, str]) -> "Pipeline":
+        """The same pipeline that first gives observations other names (old -> new), in place of those that it gave."""
+        others = [step for step in self.steps if not isinstance(step, RenameObservations)]
+        return Pipeline(self.name, [RenameObservations(dict(rename_map)), *others])
+
 
 def save_pipeline(pipeline: Pipeline, directory: Path) -> None:
     """Write the pipeline's JSON and states into `directory`, with LeRobot's file names."""

@@ -7,9 +7,11 @@ from typing import Any
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.describing.text import aligned, size_text
 from lerobot_ops.errors import CheckpointError
-from lerobot_ops.versioning.digest import digest
+from lerobot_ops.hub.checkpoints import checkpoint_digest, provenance
 
 _CONFIG, _WEIGHTS, _TRAINING = "config.json", "model.safetensors", "train_config.json"
+_ADAPTER_CONFIG, _ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER_FACTS = {"kind": "peft_type", "rank": "r", "base": "base_model_name_or_path"}
 _PROCESSORS = {"preprocessor": "policy_preprocessor.json", "postprocessor": "policy_postprocessor.json"}
 _LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
@@ -34,6 +36,10 @@ class CheckpointSummary(Config):
     bytes: int
     processors: dict[str, list[str]]
     """Steps of the preprocessor and postprocessor."""
+    provenance: dict[str, int | str]
+    """What it was made of, and by which runs; see `hub.checkpoints.provenance`."""
+    adapter: dict[str, int | str | None] = {}
+    """Of an adapter: its kind, its rank and its base."""
 
     def __str__(self) -> str:
         weights = "no weights" if self.parameters is None else f"{self.parameters:,} numbers, {', '.join(self.dtypes)}"
@@ -41,17 +47,13 @@ class CheckpointSummary(Config):
         facts += [("dataset", self.dataset)] if self.dataset else []
         facts += [(name.replace("_", " "), str(value)) for name, value in self.settings.items()]
         facts += [(name, " → ".join(steps)) for name, steps in self.processors.items()]
+        facts += [(f"adapter {name}", str(value)) for name, value in self.adapter.items()]
+        facts += [(name.replace("_", " "), str(value)) for name, value in self.provenance.items()]
         facts += [("version", self.digest)] if self.digest else []
         lines = [f"{self.name}: checkpoint of a policy of type {self.type}", *aligned(facts)]
         for title, features in (("reads", self.inputs), ("gives", self.outputs)):
             lines += ["", title, *aligned(features.items())] if features else []
         return "\n".join(lines)
-
-
-def pretrained_model(root: Path) -> Path | None:
-    """The checkpoint folder at `root`: itself, or the last one of a training's directory; None when there is none."""
-    places = [root, root / "pretrained_model", root / "checkpoints" / "last" / "pretrained_model"]
-    return next((place for place in places if (place / _CONFIG).is_file()), None)
 
 
 def describe_checkpoint(folder: Path, *, with_digest: bool = False) -> CheckpointSummary:
@@ -66,11 +68,12 @@ def describe_checkpoint(folder: Path, *, with_digest: bool = False) -> Checkpoin
     settings = {name: config.get(name) for name in ("n_obs_steps", "chunk_size", "horizon", "n_action_steps")}
     settings |= {"trained_steps": step, "steps": training.get("steps")}
     settings |= {name: training.get(name) for name in ("batch_size", "seed")}
-    parameters, dtypes = _weights(folder / _WEIGHTS)
+    adapter = _json(folder / _ADAPTER_CONFIG)
+    parameters, dtypes = _weights(folder / (_ADAPTER if adapter else _WEIGHTS))
     return CheckpointSummary(
         name=str(folder),
         type=str(config["type"]),
-        digest=digest(folder) if with_digest else None,
+        digest=checkpoint_digest(folder) if with_digest else None,
         inputs=_features(config.get("input_features")),
         outputs=_features(config.get("output_features")),
         settings={name: value for name, value in settings.items() if isinstance(value, int | float | str)},
@@ -79,6 +82,8 @@ def describe_checkpoint(folder: Path, *, with_digest: bool = False) -> Checkpoin
         dtypes=dtypes,
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         processors={name: _steps(folder / file) for name, file in _PROCESSORS.items() if (folder / file).exists()},
+        provenance=provenance(folder),
+        adapter={name: adapter.get(field) for name, field in _ADAPTER_FACTS.items()} if adapter else {},
     )
 
 

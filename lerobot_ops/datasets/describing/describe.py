@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
 from lerobot_ops.config import Config
-from lerobot_ops.datasets.describing.checkpoint import describe_checkpoint, pretrained_model
+from lerobot_ops.datasets.describing.checkpoint import describe_checkpoint
 from lerobot_ops.datasets.describing.installation import describe_installation
 from lerobot_ops.datasets.describing.text import aligned, clipped, duration_text, shortened, size_text
 from lerobot_ops.datasets.info import INFO_PATH, DatasetInfo, Feature, load_info
@@ -18,9 +19,11 @@ from lerobot_ops.datasets.tables import load_episodes, load_stats, load_tasks
 from lerobot_ops.datasets.videos.decoder import open_video
 from lerobot_ops.datasets.viewing.episode import dimension_names, integers
 from lerobot_ops.errors import DatasetError
+from lerobot_ops.hub.checkpoints import checkpoint_folder, pretrained_model
 from lerobot_ops.versioning.digest import digest
 
 _TASKS_SHOWN = 20
+_MODEL = re.compile(r"hf:/+(?!datasets/)")
 
 
 class InfoConfig(Config):
@@ -29,7 +32,8 @@ class InfoConfig(Config):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     root: Path | None = None
-    """A dataset, a checkpoint, or OWNER/NAME of a dataset on the Hub; without it this installation."""
+    """A dataset, a checkpoint, OWNER/NAME of a dataset on the Hub, or hf://OWNER/NAME of a model there; without it this
+    installation."""
     digest: bool = False
     """Name the version too: the digest that DVC gives, for which every byte is read."""
     as_json: bool = Field(default=False, alias="json")
@@ -141,6 +145,8 @@ def _about(config: InfoConfig) -> Config:
     root = config.root
     if root is None:
         return describe_installation()
+    if _MODEL.match(str(root)):
+        return describe_checkpoint(checkpoint_folder(root), with_digest=config.digest)
     if root.is_dir() and not (root / INFO_PATH).exists():
         checkpoint = pretrained_model(root)
         if checkpoint is not None:
