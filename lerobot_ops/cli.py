@@ -50,6 +50,30 @@ def _collect(arguments: Arguments) -> None:
     print(f"{result.root}: {result.episodes} episodes, {result.frames} frames, {result.failures} without success")
 
 
+def _teleoperate(arguments: Arguments) -> None:
+    from lerobot_ops.recording.config import TeleoperateConfig
+    from lerobot_ops.recording.teleoperate import teleoperate
+    from lerobot_ops.recording.terminal import Terminal
+
+    print(teleoperate(_parse(TeleoperateConfig, arguments, "teleoperate"), Terminal()))
+
+
+def _record(arguments: Arguments) -> None:
+    from lerobot_ops.recording.config import RecordConfig
+    from lerobot_ops.recording.record import record
+    from lerobot_ops.recording.terminal import Terminal
+
+    print(record(_parse(RecordConfig, arguments, "record"), Terminal()))
+
+
+def _replay(arguments: Arguments) -> None:
+    from lerobot_ops.recording.config import ReplayConfig
+    from lerobot_ops.recording.replay import replay
+    from lerobot_ops.recording.terminal import Terminal
+
+    print(replay(_parse(ReplayConfig, arguments, "replay"), Terminal()))
+
+
 def _validate(arguments: Arguments) -> None:
     from lerobot_ops.datasets.validation.command import CheckConfig, check
 
@@ -211,6 +235,9 @@ def _simulate_arm(arguments: Arguments) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "collect": ("record a scripted expert in simulation as a LeRobotDataset", _collect),
+    "teleoperate": ("lead a robot with a teleoperator", _teleoperate),
+    "record": ("record a robot that a teleoperator or a policy leads as a LeRobotDataset", _record),
+    "replay": ("send a recorded episode to a robot, and measure how closely it follows", _replay),
     "validate": ("check a dataset's format and quality", _validate),
     "edit": ("change episodes, features, tasks, videos or statistics, into a new dataset", _edit),
     "repair": ("save what can be saved of a damaged dataset, into a new directory", _repair),

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lerobot_ops.artifacts import fsync_directory, fsync_file, fsync_tree, link_or_copy, make_directory
 from lerobot_ops.datasets.histograms import HISTOGRAMS_PATH, load_histogram_file, write_histograms
-from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, write_info
+from lerobot_ops.datasets.info import EPISODES_PATH, TASKS_PATH, DatasetInfo, load_info, write_info
 from lerobot_ops.datasets.joining import Place, default_columns
 from lerobot_ops.datasets.statistics import numeric_stats
 from lerobot_ops.datasets.tables import (
@@ -108,6 +108,15 @@ class LiveDataset:
         self._write_summary()
         self._stale = False
 
+    def take_back(self) -> None:
+        """Take the last episode out of the dataset, durably; interrupted, it is in it whole or not at all."""
+        self.refresh()
+        self._stale = True
+        row = self.root / self.file(EPISODES, self.beginning.place(EPISODES, self.episodes - 1, self.info))
+        row.unlink()
+        fsync_directory(row.parent)
+        self.refresh()
+
     def stats(self) -> Stats:
         """What is in `stats.json`."""
         stats = self.totals.numeric | self.totals.cameras(self.settings.level_values)
@@ -175,7 +184,7 @@ class LiveDataset:
             splits = {"train": f"0:{self.episodes}"} if self.episodes else {}
         totals = {"total_episodes": self.episodes, "total_frames": self.frames, "total_tasks": len(self.tasks)}
         self.settings.info = self.info.model_copy(update={"splits": splits, **totals})
-        if self.episodes > self.beginning.episodes:
+        if self.episodes > self.beginning.episodes or load_info(self.root).total_episodes != self.episodes:
             write_info(self.root, self.info)
             write_stats(self.root, self.stats())
 

@@ -178,6 +178,19 @@ class DatasetWriter:
         if current is not None:
             current[1].remove()
 
+    def take_back_episode(self) -> None:
+        """Take the episode that was saved last out of the dataset again, durably.
+
+        Raises DatasetError when this recording has saved none (what was finalised before stays), when one is in
+        progress, or when episodes wait for their turn.
+        """
+        with self._lock:
+            known = self._live.episodes > self._live.beginning.episodes
+            if self._closed or not known or self._waiting or self._in_progress():
+                state = "the recording has ended" if self._closed else "none is there" if not known else "others follow"
+                raise DatasetError("no episode can be taken back", file=self.root, found=state)
+            self._live.take_back()
+
     @contextlib.contextmanager
     def episode(self, index: int | None = None) -> Iterator[EpisodeWriter]:
         """Record one episode: it is durable when the block ends, and gone if the block raises or calls `discard`.
