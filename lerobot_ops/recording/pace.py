@@ -7,6 +7,7 @@ are skipped and counted: the loop goes on from now.
 
 import contextlib
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ SPIN = 0.0004
 """Seconds before a deadline that are not slept: a sleep ends up to so much late."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which another thread gives the interpreter to the loop; Python's own are 5 ms."""
+
+_PRIORITY = 10
+"""Above other threads, below the kernel's own."""
 
 
 class Timing(Config):
@@ -82,7 +86,7 @@ class Pace:
         self._work: list[float] = []
         self._overruns = self._skipped = 0
         self._cpu = time.thread_time()
-        self._start = self._due = self._origin = self._end = 0.0
+        self._due = self._origin = self._began = self._end = 0.0
 
     @property
     def began_at(self) -> float:
@@ -114,6 +118,7 @@ class Pace:
         while most is None or number < most:
             self._sleep_until(self._due)
             tick = Tick(number, self._due, time.perf_counter())
+            self._began = tick.began
             self._late.append(tick.late)
             yield tick
             self.done(tick)
@@ -136,12 +141,12 @@ class Pace:
         late, work = _milliseconds(self._late), _milliseconds(self._work)
         ticks = len(self._work)
         seconds = max(self._end - self._origin, 0.0)
-        last = self._due - self._origin if ticks else 0.0
+        apart = self._began - self._late[0] - self._origin if ticks > 1 else 0.0
         return Timing(
             fps=self.fps,
             ticks=ticks,
             seconds=seconds,
-            rate=(ticks - 1) / last if ticks > 1 and last > 0 else 0.0,
+            rate=(ticks - 1) / apart if apart > 0 else 0.0,
             jitter_ms_mean=float(late.mean()),
             jitter_ms_p99=float(np.quantile(late, 0.99)),
             jitter_ms_max=float(late.max()),
@@ -171,20 +176,47 @@ class Pace:
 
 
 @contextlib.contextmanager
-def steady() -> Iterator[None]:
-    """No garbage collection in this block, and other threads give way quickly; both as before afterwards."""
-    interval, collecting = sys.getswitchinterval(), gc.isenabled()
+def settled() -> Iterator[None]:
+    """What is in memory now needs not be looked at by the garbage collector in this block, whose pauses are short then.
+
+    A collection stops every thread; one of a program with its libraries takes a tenth of a second.
+    """
     gc.collect()
-    gc.freeze()  # what is there now needs not be looked at again: later collections are short
-    gc.disable()
-    sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+    gc.freeze()
     try:
         yield
     finally:
-        sys.setswitchinterval(interval)
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def steady() -> Iterator[None]:
+    """No garbage collection in this block, and other threads give way quickly; all as before afterwards."""
+    interval, collecting = sys.getswitchinterval(), gc.isenabled()
+    gc.disable()
+    sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+    try:
+        with urgent():
+            yield
+    finally:
+        sys.setswitchinterval(interval)
         if collecting:
             gc.enable()
+
+
+@contextlib.contextmanager
+def urgent() -> Iterator[None]:
+    """This thread runs before others in this block where the system allows that (rtprio in limits.conf, or root)."""
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
+    except (OSError, AttributeError):  # not allowed, or no Linux
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _milliseconds(values: list[float]) -> np.ndarray:

@@ -19,7 +19,7 @@ from lerobot_ops.recording.frames import Layout, Processors
 from lerobot_ops.recording.loop import Loop
 from lerobot_ops.recording.operator import EpisodeReport, Operator
 from lerobot_ops.recording.provenance import Provenance, session_of
-from lerobot_ops.recording.recorder import EpisodeRecorder
+from lerobot_ops.recording.recorder import EpisodeRecorder, rehearse
 from lerobot_ops.recording.safety import GuardedRobot
 from lerobot_ops.recording.session import at_rest, session
 from lerobot_ops.recording.sources import Hold, Intervention, PolicyLeads, Source, Teleoperation
@@ -69,10 +69,11 @@ def record(
     """
     operator, processors = operator or Operator(), processors or Processors()
     root = config.dataset.place
-    wanted = _wanted(config, root)
+    wanted = episodes_wanted(config, root)
     if not wanted:
         return _finished(root, [])
     runner = None if config.policy is None else _runner(config.policy)
+    rehearse(config.dataset.rgb_encoder, video=config.dataset.video)
     with contextlib.ExitStack() as stack:
         arm, teleop = stack.enter_context(session(config, operator, config.teleop))
         try:
@@ -178,7 +179,7 @@ def _writing(config: RecordConfig, robot: Robot, layout: Layout) -> Iterator[tup
         yield writer, provenance.without(writer.num_episodes).with_session(session_of(config, identity, policy))
 
 
-def _wanted(config: RecordConfig, root: Path) -> int:
+def episodes_wanted(config: RecordConfig, root: Path) -> int:
     """How many episodes this run records; raises ArtifactError when there is a dataset that is not to be continued."""
     if root.exists() and not config.resume:
         fix = "--resume=true records more episodes into it; or choose another --dataset.root"

@@ -4,7 +4,9 @@ No frame is dropped: what cannot be encoded at once waits in memory, and the num
 it grows beyond what was allowed, the episode ends with an error, and the message says what to change.
 """
 
+import contextlib
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from lerobot_ops.datasets.videos.encoding import VideoEncoding
 from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError, DatasetError, OpsError
 
@@ -133,3 +138,25 @@ class EpisodeRecorder:
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+
+
+def rehearse(encoding: VideoEncoding, *, video: bool) -> None:
+    """Write a small dataset into a temporary folder, so that nothing is loaded for the first time while a robot moves.
+
+    Raises PrerequisiteError or ConfigError when the encoder cannot be used.
+    """
+    camera = {"dtype": "video" if video else "image", "shape": [64, 64, 3], "names": ["height", "width", "channels"]}
+    vector = {"dtype": "float32", "shape": [2], "names": None}
+    features: dict[str, dict[str, Any]] = {"action": vector, "observation.images.camera": camera}
+    frame = {
+        "action": np.zeros(2, np.float32),
+        "observation.images.camera": np.zeros((64, 64, 3), np.uint8),
+        "task": "rehearse",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        writer = DatasetWriter.create(Path(folder, "rehearsal"), fps=30, features=features, video=encoding)
+        with contextlib.closing(writer):
+            for _ in range(2):
+                writer.add_frame(frame)
+            writer.save_episode()
+            writer.take_back_episode()

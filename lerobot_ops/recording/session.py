@@ -7,6 +7,7 @@ from lerobot_ops.errors import DeviceError
 from lerobot_ops.recording.config import SessionConfig
 from lerobot_ops.recording.loop import Loop
 from lerobot_ops.recording.operator import Operator
+from lerobot_ops.recording.pace import settled
 from lerobot_ops.recording.safety import GuardedRobot
 from lerobot_ops.recording.signals import leaving_on_signals
 from lerobot_ops.recording.sources import Pose
@@ -33,6 +34,7 @@ def session(
                 named = f"--teleop.type={leader.config.type} --teleop.id={leader.config.id}"
                 fix = f"lerobot-ops calibrate {named} --teleop.port=…"
                 raise DeviceError("the teleoperator is not calibrated", field=leader.name, fix=fix)
+        stack.enter_context(settled())
         yield arm, leader
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lerobot_ops.errors import DeviceError
+from lerobot_ops.recording.pace import urgent
 from lerobot_ops.robots.robot import Release
 
 _PROGRAM = Path(__file__).with_name("releasing.py")
@@ -126,6 +127,10 @@ class Watchdog:
 
     def _keep(self) -> None:
         """Send signs of life as long as the loop shows its own."""
+        with urgent():
+            self._keep_on()
+
+    def _keep_on(self) -> None:
         while not self._closing.wait(self.silence_s / _SIGNS):
             before = self._progress
             if before is not None and time.monotonic() - before > self.silence_s:
