@@ -5,9 +5,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from lerobot_ops.errors import DeviceError
+from lerobot_ops.motors.encoding import decode
 from lerobot_ops.motors.port import PortLostError, SerialPort
 from lerobot_ops.motors.tables import DEFAULT_BAUDRATE, TABLES, Protocol, Register
 from lerobot_ops.motors.wire import MOST_IDS, FeetechWire, NoAnswerError
+
+SETUP_RETRIES = 2
+"""Of what is not in a hurry."""
 
 
 class FeetechChain:
@@ -43,8 +47,15 @@ class FeetechChain:
                 with contextlib.suppress(NoAnswerError):
                     wire.ping(motor_id)
                     data, self.errors[motor_id] = wire.read(motor_id, number.address, number.size)
-                    return int.from_bytes(data, "big" if self.protocol else "little")
+                    return decode(data, number, self.protocol)
         return None
+
+    def models(self) -> dict[int, int]:
+        """Every motor that answers to a ping of all, and the number of its model."""
+        number = TABLES[self.protocol]["Model_Number"]
+        with self.lock:
+            found = {each: self.read(each, number, SETUP_RETRIES, "Model_Number") for each in self.present()}
+        return {each: decode(data, number, self.protocol) for each, data in found.items()}
 
     def present(self, only: int | None = None) -> list[int]:
         """The ids that answer; with `only` no other is asked. SCS motors do not answer a ping of all."""

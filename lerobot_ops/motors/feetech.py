@@ -7,7 +7,7 @@ from enum import IntEnum
 from lerobot_ops.errors import ConfigError, DeviceError, did_you_mean
 from lerobot_ops.motors import tables
 from lerobot_ops.motors.bus import Motors, MotorsBus, MotorStatus
-from lerobot_ops.motors.chain import FeetechChain
+from lerobot_ops.motors.chain import SETUP_RETRIES, FeetechChain
 from lerobot_ops.motors.encoding import decode, encode
 from lerobot_ops.motors.motor import Motor, MotorCalibration
 from lerobot_ops.motors.normalization import normalize as to_unit
@@ -16,7 +16,6 @@ from lerobot_ops.motors.port import DEFAULT_TIMEOUT_MS
 from lerobot_ops.motors.tables import Protocol, Register
 from lerobot_ops.motors.wire import MOST_IDS, sync_write_packet
 
-_SETUP_RETRIES = 2
 _RELEASES = 3
 """How often a release is repeated: its first copy may end the packet that a dead process left unfinished."""
 _FULL_ANGLE_PHASE = 0x10
@@ -105,11 +104,10 @@ class FeetechMotorsBus(MotorsBus):
         return self._chain.ping(self._id(motor), num_retry)
 
     def broadcast_ping(self, num_retry: int = 0) -> dict[int, int]:
-        found: list[int] = []
+        found: dict[int, int] = {}
         for _ in range(1 + num_retry):
-            found = found or self._chain.present()
-        numbers = {motor_id: self._chain.ping(motor_id, _SETUP_RETRIES) for motor_id in found}
-        return {motor_id: number for motor_id, number in numbers.items() if number is not None}
+            found = found or self._chain.models()
+        return found
 
     def read(self, data_name: str, motor: str, *, normalize: bool = True, num_retry: int = 0) -> float:
         register = self._register(data_name)
@@ -189,13 +187,13 @@ class FeetechMotorsBus(MotorsBus):
     def write_calibration(self, calibration: Mapping[str, MotorCalibration], cache: bool = True) -> None:
         """Write offsets and limits into the motors, with the torque off: an arm that holds would jump."""
         names = self.names(list(calibration))
-        self.disable_torque(names, _SETUP_RETRIES)
+        self.disable_torque(names, SETUP_RETRIES)
         for name in names:
             entry = calibration[name]
             if self.protocol_version == 0:
-                self.write("Homing_Offset", name, entry.homing_offset, num_retry=_SETUP_RETRIES)
-            self.write("Min_Position_Limit", name, entry.range_min, num_retry=_SETUP_RETRIES)
-            self.write("Max_Position_Limit", name, entry.range_max, num_retry=_SETUP_RETRIES)
+                self.write("Homing_Offset", name, entry.homing_offset, num_retry=SETUP_RETRIES)
+            self.write("Min_Position_Limit", name, entry.range_min, num_retry=SETUP_RETRIES)
+            self.write("Max_Position_Limit", name, entry.range_max, num_retry=SETUP_RETRIES)
         if cache:
             self.calibration = dict(calibration)
 
@@ -213,7 +211,7 @@ class FeetechMotorsBus(MotorsBus):
         positions = self._positions(self.names(motors))
         offsets = {name: position - (self._resolution(name) - 1) // 2 for name, position in positions.items()}
         for name, offset in offsets.items():
-            self.write("Homing_Offset", name, offset, num_retry=_SETUP_RETRIES)
+            self.write("Homing_Offset", name, offset, num_retry=SETUP_RETRIES)
         return offsets
 
     # Setting up
@@ -227,11 +225,11 @@ class FeetechMotorsBus(MotorsBus):
         for data_name, value in wanted.items():
             for name, held in self._plain(data_name).items():
                 if held != value:  # the EEPROM wears out by writing
-                    self.write(data_name, name, value, num_retry=_SETUP_RETRIES)
+                    self.write(data_name, name, value, num_retry=SETUP_RETRIES)
         for name in (name for name, motor in self.motors.items() if motor.model == "sts3215"):
-            phase = int(self.read("Phase", name, num_retry=_SETUP_RETRIES))
+            phase = int(self.read("Phase", name, num_retry=SETUP_RETRIES))
             if phase & _FULL_ANGLE_PHASE:
-                self.write("Phase", name, phase & ~_FULL_ANGLE_PHASE, num_retry=_SETUP_RETRIES)
+                self.write("Phase", name, phase & ~_FULL_ANGLE_PHASE, num_retry=SETUP_RETRIES)
 
     @classmethod
     def scan_port(
@@ -262,10 +260,10 @@ class FeetechMotorsBus(MotorsBus):
                     ("ID", found, target),
                     ("Baud_Rate", target, tables.BAUD_CODES[rate]),
                 ):
-                    self._chain.write(motor_id, self._register(data_name), bytes([value]), _SETUP_RETRIES, data_name)
+                    self._chain.write(motor_id, self._register(data_name), bytes([value]), SETUP_RETRIES, data_name)
             finally:
                 self.set_baudrate(rate)
-            self._chain.write(target, self._register("Lock"), b"\1", _SETUP_RETRIES, "Lock")
+            self._chain.write(target, self._register("Lock"), b"\1", SETUP_RETRIES, "Lock")
 
     # Health
 
@@ -286,7 +284,7 @@ class FeetechMotorsBus(MotorsBus):
     # Inside
 
     def _handshake(self) -> None:
-        found = {name: self._chain.ping(motor.id, _SETUP_RETRIES) for name, motor in self.motors.items()}
+        found = {name: self._chain.ping(motor.id, SETUP_RETRIES) for name, motor in self.motors.items()}
         missing = [f"{name} (id {self.motors[name].id})" for name, number in found.items() if number is None]
         others = {
             f"{name} (id {motor.id})": found[name]
@@ -340,7 +338,7 @@ class FeetechMotorsBus(MotorsBus):
                     expected="one", fix=f"plug in {motor!r} alone: a motor gets its id while no other listens",
                 )  # fmt: skip
             if found:
-                number = self._chain.ping(found[0], _SETUP_RETRIES)
+                number = self._chain.ping(found[0], SETUP_RETRIES)
                 model = tables.MODELS[self.motors[motor].model]
                 if number != model.number:
                     raise DeviceError(
@@ -368,7 +366,7 @@ class FeetechMotorsBus(MotorsBus):
         )
 
     def _plain(self, data_name: str) -> dict[str, int]:
-        found = self.sync_read(data_name, normalize=False, num_retry=_SETUP_RETRIES)
+        found = self.sync_read(data_name, normalize=False, num_retry=SETUP_RETRIES)
         return {name: int(value) for name, value in found.items()}
 
     def _id(self, motor: str) -> int:

@@ -13,7 +13,7 @@ from lerobot_ops.motors.port import SerialPort
 BROADCAST = 0xFE
 MOST_IDS = 253
 """Ids are 0 to 252."""
-PING = 1
+PING, READ, WRITE = 1, 2, 3
 _ANSWER_BYTES = 6
 _AFTER_DAMAGE_S = 0.005
 """After a damaged answer the others follow at once or never."""
@@ -46,25 +46,15 @@ class FeetechWire:
 
     def ping(self, motor_id: int) -> int:
         """The error byte of the answer; raises NoAnswerError."""
-        packet = [0, 0, motor_id, 2, PING, 0]
-        _, result, error = self._packets.txRxPacket(self.port, packet)
-        self._check(result)
-        return int(error)
+        return self._ask(motor_id, [PING], 0)[1]
 
     def read(self, motor_id: int, address: int, size: int) -> tuple[bytes, int]:
         """Data and error byte of the answer; raises NoAnswerError."""
-        data, result, error = self._packets.readTxRx(self.port, motor_id, address, size)
-        self._check(result)
-        if len(data) != size:
-            self.port.doubtful = True
-            raise NoAnswerError(f"an answer with {len(data)} bytes of data instead of {size}")
-        return bytes(data), int(error)
+        return self._ask(motor_id, [READ, address, size], size)
 
     def write(self, motor_id: int, address: int, data: bytes) -> int:
         """The error byte of the answer; raises NoAnswerError."""
-        result, error = self._packets.writeTxRx(self.port, motor_id, address, len(data), list(data))
-        self._check(result)
-        return int(error)
+        return self._ask(motor_id, [WRITE, address, *data], 0)[1]
 
     def sync_read(self, ids: Sequence[int], address: int, size: int) -> Answers:
         """Ask all of `ids` at once; those that do not answer in time are missing."""
@@ -74,17 +64,15 @@ class FeetechWire:
         missing, data, errors, reason = set(ids), dict[int, bytes](), dict[int, int](), ""
         while missing:
             packet, result = self._packets.rxPacket(self.port)
-            if result == 0 and packet[2] in missing and len(packet) == _ANSWER_BYTES + size:
+            if result:
+                self.port.doubtful = True
+                reason = reason or self._why(result)
+                if self.port.isPacketTimeout():
+                    break
+                self.port.wait_at_most(_AFTER_DAMAGE_S)
+            elif packet[2] in missing and len(packet) == _ANSWER_BYTES + size:
                 missing.discard(packet[2])
                 data[packet[2]], errors[packet[2]] = bytes(packet[5:-1]), packet[4]
-                continue
-            self.port.doubtful = True
-            reason = reason or (
-                self._why(result) if result else f"an answer of {len(packet)} bytes from id {packet[2]}"
-            )
-            if self.port.isPacketTimeout():
-                break
-            self.port.wait_at_most(_AFTER_DAMAGE_S)
         return Answers(data, errors, reason)
 
     def sync_write(self, address: int, data: Mapping[int, bytes]) -> None:
@@ -105,6 +93,19 @@ class FeetechWire:
                 found.append(body[0])
             at = received.find(b"\xff\xff", at + (_ANSWER_BYTES if whole else 1))
         return found
+
+    def _ask(self, motor_id: int, body: list[int], size: int) -> tuple[bytes, int]:
+        """One instruction and the answer to it, of `size` bytes of data; one of another size is to an earlier question.
+
+        The SDK's own reading takes what comes first, whatever its size, and cuts it.
+        """
+        self._check(self._packets.txPacket(self.port, [0, 0, motor_id, len(body) + 1, *body, 0]))
+        self.port.setPacketTimeout(_ANSWER_BYTES + size)
+        while True:
+            packet, result = self._packets.rxPacket(self.port)
+            self._check(result)
+            if packet[2] == motor_id and len(packet) == _ANSWER_BYTES + size:
+                return bytes(packet[5:-1]), packet[4]
 
     def _check(self, result: int) -> None:
         if result:

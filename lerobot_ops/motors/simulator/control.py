@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-
 from typing import Any, cast
 
 from lerobot_ops.errors import ConfigError, OpsError, did_you_mean
