@@ -37,6 +37,8 @@ class FileCamera(Camera):
     config: FileCameraConfig
 
     def open(self) -> Source:
+        if self.is_connected and not self.config.loop:  # asked by the thread, which lost it
+            raise _ended(self.config, self.name)
         return _Player(self.config, self.name)
 
 
@@ -52,9 +54,7 @@ class _Player(Source):
         try:
             number, picture = next(self.pictures)
         except StopIteration:
-            raise DeviceError(
-                f"the file of the camera {self.name!r} has ended", file=self.config.path, fix="set loop to true"
-            ) from None
+            raise _ended(self.config, self.name) from None
         shown_at = self.started + number / self.config.fps
         late = time.perf_counter() - shown_at
         if late > 1 / self.config.fps:  # nothing is skipped: the clock waits for a slow machine
@@ -93,3 +93,7 @@ class _Player(Source):
             raise DeviceError(
                 f"the file of the camera {self.name!r} is no video", file=self.config.path, found=str(error)
             ) from None
+
+
+def _ended(config: FileCameraConfig, name: str) -> DeviceError:
+    return DeviceError(f"the file of the camera {name!r} has ended", file=config.path, fix="set loop to true")

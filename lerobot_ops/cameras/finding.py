@@ -64,7 +64,7 @@ def _seen(camera: FoundCamera, folder: Path | None) -> SeenCamera:
 
     try:
         with make_camera(TypeAdapter(AnyCameraConfig).validate_python(camera.settings), camera.name) as device:
-            image = device.latest().image
+            image = device.next(timeout_ms=5000).image
     except DeviceError as error:
         return SeenCamera(**found, problem=str(error))
     picture = folder / f"{''.join(letter if letter.isalnum() else '_' for letter in camera.name)}.png"

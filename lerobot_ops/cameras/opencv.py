@@ -146,7 +146,7 @@ def _cv2() -> Any:
     except ImportError:
         raise PrerequisiteError("OpenCV is not installed", fix="pip install 'lerobot-ops[hardware]'") from None
     # OpenCV tells stderr about every device that it cannot open; we say it better.
-    cv2.setLogLevel(2)  # type: ignore[attr-defined] # missing in its stubs
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 

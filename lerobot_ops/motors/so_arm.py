@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 from lerobot_ops.datasets.remote import lerobot_home
 from lerobot_ops.errors import DeviceError
+from lerobot_ops.motors import tables
 from lerobot_ops.motors.calibration import calibration_json, load_calibration, save_calibration
 from lerobot_ops.motors.feetech import FeetechMotorsBus, OperatingMode
 from lerobot_ops.motors.motor import Motor, MotorCalibration, MotorNormMode
 from lerobot_ops.motors.normalization import normalize
+from lerobot_ops.motors.release import Release
 
 V = TypeVar("V")
 
@@ -74,6 +76,11 @@ class SOArm:
         """The SHA-256 of the calibration's file; none without one."""
         calibration = self.bus.calibration
         return hashlib.sha256(calibration_json(calibration).encode()).hexdigest() if calibration else None
+
+    @property
+    def release(self) -> Release:
+        """What takes the torque off."""
+        return Release(self.bus.port, tables.DEFAULT_BAUDRATE, self.bus.release_packets())
 
     def connect(self, calibrate: bool) -> None:
         """Open the port and check the motors; with `calibrate`, ask the operator where they are not calibrated."""

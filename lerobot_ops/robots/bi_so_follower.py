@@ -7,8 +7,9 @@ from typing import Any
 from lerobot_ops.cameras.camera import Camera
 from lerobot_ops.cameras.registry import make_camera
 from lerobot_ops.errors import ConfigError, DeviceError, did_you_mean
+from lerobot_ops.motors.release import Release
 from lerobot_ops.motors.so_arm import SIDES, of_side, with_side
-from lerobot_ops.robots.robot import Action, Observation, Release, Robot
+from lerobot_ops.robots.robot import Action, Observation, Robot
 from lerobot_ops.robots.so_follower import SOFollower
 from lerobot_ops.robots.so_follower_config import BiSOFollowerConfig, SO101FollowerConfig
 

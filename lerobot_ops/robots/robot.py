@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,7 @@ from lerobot_ops.cameras.camera import Camera
 from lerobot_ops.cameras.registry import AnyCameraConfig
 from lerobot_ops.config import Config
 from lerobot_ops.errors import ConfigError
+from lerobot_ops.motors.release import Release
 
 Observation = dict[str, Any]
 """`"<motor>.pos"` to a float, `"<camera>"` to a (height, width, 3) uint8 array."""
@@ -39,16 +39,6 @@ class RobotConfig(Config):
     def without_cameras(self) -> Self:
         """The same robot, blind."""
         return self.model_copy(update={"cameras": {}})
-
-
-@dataclass(frozen=True)
-class Release:
-    """Bytes that take the torque off without any state: a process that outlives ours can send them."""
-
-    port: str
-    """A serial device."""
-    baudrate: int
-    packets: bytes
 
 
 class Robot(ABC):

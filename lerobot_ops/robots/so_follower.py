@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,9 @@ from lerobot_ops.cameras.camera import Camera
 from lerobot_ops.cameras.registry import make_camera
 from lerobot_ops.errors import ConfigError, DeviceError, did_you_mean
 from lerobot_ops.motors.feetech import OperatingMode
+from lerobot_ops.motors.release import Release
 from lerobot_ops.motors.so_arm import MOTORS, SOArm
-from lerobot_ops.motors.tables import DEFAULT_BAUDRATE
-from lerobot_ops.robots.robot import Action, Observation, Release, Robot
+from lerobot_ops.robots.robot import Action, Observation, Robot
 from lerobot_ops.robots.so_follower_config import (
     DEFAULT_MAX_RELATIVE_TARGET,
     DEFAULT_MAX_VELOCITY,
@@ -139,9 +138,8 @@ class SOFollower(Robot):
     def send_action(self, action: Action) -> Action:
         """Joints that are not named stay where they are sent to; raises DeviceError, sending nothing, at a NaN."""
         self._check(action)
+        self._check_stopped()
         with self._sending:
-            if self._stopped:
-                raise DeviceError("the arm was stopped: its torque is off", fix="connect it again")
             now = time.perf_counter()
             present = self._fresh_positions(now)
             goals = self._limited(action, present, now)
@@ -157,22 +155,20 @@ class SOFollower(Robot):
         return self._arm.status()
 
     def stop(self) -> None:
-        # Bytes that need no answer come first: they help on a bus that does not answer any more. An action that is just
-        # being sent is waited for, but not long.
+        # Bytes that need no answer, past the bus's lock: somebody may wait there for a motor that does not answer. An
+        # action that is just being sent is waited for, but not long. `disconnect` asks every motor to confirm.
         self._stopped = True
         held = self._sending.acquire(timeout=STOP_WAITS_S)
         try:
             with contextlib.suppress(Exception):
-                _send(self.config.port, self.bus.release_packets())
-            with contextlib.suppress(Exception):
-                self.bus.disable_torque()
+                self._arm.release.send()
             self._holds = False
         finally:
             if held:
                 self._sending.release()
 
     def releases(self) -> Sequence[Release]:
-        return [Release(self.config.port, DEFAULT_BAUDRATE, self.bus.release_packets())]
+        return [self._arm.release]
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -208,6 +204,10 @@ class SOFollower(Robot):
             if not math.isfinite(value):
                 raise DeviceError("a goal is not a number", field=key, found=value, fix="look at who sends the actions")
 
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise DeviceError("the arm was stopped: its torque is off", fix="connect it again")
+
     def _limited(self, action: Mapping[str, float], present: Mapping[str, float], now: float) -> Action:
         """`action` within the joint's range, then as fast as allowed, then near enough to where the joint is."""
         before, seconds = present, FIRST_STEP_S
@@ -222,6 +222,7 @@ class SOFollower(Robot):
         return goals
 
     def _write(self, goals: Mapping[str, float]) -> None:
+        self._check_stopped()  # again, just before: a goal switches the torque on, whoever has taken it off meanwhile
         self.bus.sync_write("Goal_Position", {key.removesuffix(".pos"): value for key, value in goals.items()})
 
 
@@ -245,12 +246,3 @@ def _within(value: float, low: float, high: float) -> float:
 
 def _near(value: float, place: float, distance: float) -> float:
     return _within(value, place - distance, place + distance)
-
-
-def _send(port: str, packets: bytes) -> None:
-    """Write to the port beside whoever has it open."""
-    file = os.open(port, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    try:
-        os.write(file, packets)
-    finally:
-        os.close(file)

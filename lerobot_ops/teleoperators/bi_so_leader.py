@@ -1,8 +1,9 @@
 """Two SO leader arms as one teleoperator."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from lerobot_ops.motors.release import Release
 from lerobot_ops.motors.so_arm import of_side, with_side
 from lerobot_ops.teleoperators.so_leader import SOLeader
 from lerobot_ops.teleoperators.so_leader_config import BiSOLeaderConfig, SO101LeaderConfig
@@ -79,6 +80,9 @@ class BiSOLeader(Teleoperator):
     def send_feedback(self, feedback: dict[str, float]) -> None:
         for side, arm in self.arms.items():
             arm.send_feedback(of_side(side, feedback))
+
+    def releases(self) -> Sequence[Release]:
+        return [release for arm in self.arms.values() for release in arm.releases()]
 
     def disconnect(self) -> None:
         with contextlib.ExitStack() as each:  # whatever fails, the other is closed

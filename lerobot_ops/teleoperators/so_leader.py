@@ -1,9 +1,10 @@
 """The SO-100 and SO-101 leader arms: a person moves one, and its joints are the action."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lerobot_ops.errors import DeviceError
 from lerobot_ops.motors.feetech import OperatingMode
+from lerobot_ops.motors.release import Release
 from lerobot_ops.motors.so_arm import MOTORS, SOArm
 from lerobot_ops.teleoperators.so_leader_config import SOLeaderConfig
 from lerobot_ops.teleoperators.teleoperator import Teleoperator
@@ -89,6 +90,9 @@ class SOLeader(Teleoperator):
             self.bus.sync_write("Goal_Position", present)
             self.enable_torque()
         self.bus.sync_write("Goal_Position", goals)
+
+    def releases(self) -> Sequence[Release]:
+        return [self._arm.release]
 
     def enable_torque(self) -> None:
         """Make the arm stiff, where it is."""

@@ -1,7 +1,7 @@
 """What a teleoperator is: something that says what a robot should do, as fast as the robot's loop asks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lerobot_ops.config import Config
 from lerobot_ops.errors import ConfigError
+from lerobot_ops.motors.release import Release
 
 
 class TeleoperatorConfig(Config):
@@ -99,6 +100,10 @@ class Teleoperator(ABC):
     def get_teleop_events(self) -> TeleopEvents:
         """What the operator says with the device itself."""
         return TeleopEvents()
+
+    def releases(self) -> Sequence[Release]:
+        """What a watchdog sends when this process is gone: a leader that was moved holds its torque."""
+        return ()
 
     @abstractmethod
     def disconnect(self) -> None:
