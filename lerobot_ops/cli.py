@@ -163,6 +163,25 @@ def _publish(arguments: Arguments) -> None:
     print(receipt.model_dump_json(indent=2))
 
 
+def _pull(arguments: Arguments) -> None:
+    from lerobot_ops.hub.pull import PullConfig, pull
+
+    pulled = pull(_parse(PullConfig, arguments, "pull", "repo_id", "output"))
+    print(f"{pulled.output}: {pulled.files} files, version {pulled.digest}")
+
+
+def _migrate(arguments: Arguments) -> None:
+    from lerobot_ops.policies.conversion import ConversionConfig, migrate
+
+    print(migrate(_parse(ConversionConfig, arguments, "migrate", "path", "output")))
+
+
+def _merge_adapter(arguments: Arguments) -> None:
+    from lerobot_ops.policies.conversion import ConversionConfig, merge_adapter
+
+    print(merge_adapter(_parse(ConversionConfig, arguments, "merge-adapter", "path", "output")))
+
+
 def _info(arguments: Arguments) -> None:
     from lerobot_ops.datasets.describing.describe import InfoConfig, info
 
@@ -253,6 +272,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "setup-motors": ("give the motors of a new arm their ids, one at a time", _setup_motors),
     "calibrate": ("measure the middle and the ends of every joint of an arm", _calibrate),
     "publish": ("put a dataset, a checkpoint or a report on a hub", _publish),
+    "pull": ("fetch a checkpoint from a hub into a folder", _pull),
+    "migrate": ("write a checkpoint from before LeRobot's processors anew", _migrate),
+    "merge-adapter": ("make an adapter (LoRA) and its base one plain checkpoint", _merge_adapter),
     "info": ("describe a dataset, a checkpoint or this installation", _info),
     "simulate-arm": ("simulate arms behind serial ports, for every program that opens one", _simulate_arm),
     "images": ("build, list or prune the benchmarks' container images", _images),

@@ -7,9 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from lerobot_ops.artifacts import write_json
+from lerobot_ops.hub.checkpoints import CONFIG
+from lerobot_ops.policies.peft import ADAPTER, is_adapter, save_adapter
 from lerobot_ops.policies.policy import Policy
-from lerobot_ops.policies.registry import CONFIG, load_config, load_policy
-from lerobot_ops.policies.weights import save_weights
+from lerobot_ops.policies.registry import load_config, load_policy
+from lerobot_ops.policies.weights import WEIGHTS, load_weights, read_tensors, save_weights
 from lerobot_ops.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, Pipeline, load_pipeline, save_pipeline
 
 
@@ -31,13 +33,30 @@ def save_checkpoint(
 ) -> None:
     """Write the folder's files into `directory`. Equal policies give equal bytes, on whatever machine.
 
-    `weights` is a state dict to write in place of the policy's own.
+    `weights` is written in place of the policy's own `saved_weights`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG, policy.config.portable().entry(), indent=4)
-    save_weights(policy.state_dict() if weights is None else weights, directory)
+    weights = policy.saved_weights() if weights is None else weights
+    if policy.adapter is None:
+        save_weights(weights, directory)
+    else:
+        save_adapter(policy.adapter, weights, directory)
     save_pipeline(preprocessor, directory)
     save_pipeline(postprocessor, directory)
+
+
+def restore(policy: Policy, folder: Path) -> None:
+    """Go on from a checkpoint of this very policy: of one with an adapter, the adapter alone changes."""
+    if policy.adapter is None:
+        load_weights(policy, folder)
+    else:
+        policy.adapter.load(folder)
+
+
+def stored_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, as `Policy.saved_weights` gave them."""
+    return read_tensors(folder / (ADAPTER if is_adapter(folder) else WEIGHTS))
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:

@@ -1,8 +1,8 @@
 """What the configurations of all policies share, with LeRobot's field names and in the order of its `config.json`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lerobot_ops.config import Config
 from lerobot_ops.policies.schedules import Schedule
@@ -28,6 +28,24 @@ class OptimizerConfig(Config):
     eps: float = 1e-8
 
 
+class PeftConfig(Config):
+    """An adapter that is trained beside a pretrained policy's weights, which stay as they are; LeRobot's names."""
+
+    method_type: Annotated[Literal["LORA"], BeforeValidator(lambda value: str(value).upper())] = "LORA"
+    """LoRA: the product of two thin matrices is added to a layer's weight."""
+    target_modules: list[str] | str | None = None
+    """The layers that get one: ends of their names, a regular expression for all of the name, or `all-linear`; none
+    takes those that the policy names (see `Policy.adapts`)."""
+    full_training_modules: list[str] | None = None
+    """Ends of the names of modules that are trained themselves, and saved whole; peft's `modules_to_save`."""
+    init_type: Literal["gaussian", "orthogonal"] | None = None
+    """How an adapter begins, always as one that changes nothing; none is peft's default (Kaiming, and zero)."""
+    r: int = Field(default=16, ge=1)
+    """The rank: the width of the thin matrices."""
+    lora_alpha: int | None = Field(default=None, ge=1)
+    """The product is scaled by lora_alpha / r; none is peft's 8."""
+
+
 class PolicyConfig(Config):
     """A policy's inputs, outputs and where it runs. Subclasses fix `type` and add their own fields."""
 
@@ -41,9 +59,9 @@ class PolicyConfig(Config):
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, `mps`; none chooses the best that is there."""
     use_amp: bool = False
-    """LeRobot's field; training here is in float32."""
+    """LeRobot's field: compute in 16 bits where `accelerator.mixed_precision` says nothing."""
     use_peft: bool = False
-    """LeRobot's field; adapters are not supported here."""
+    """Whether the checkpoint is an adapter (`policies.peft`); training sets it."""
     push_to_hub: bool = False
     """LeRobot's field; publishing is an operation of its own here."""
     repo_id: str | None = None
@@ -55,9 +73,9 @@ class PolicyConfig(Config):
     license: str | None = None
     """License of the model card."""
     pretrained_path: str | None = None
-    """A checkpoint folder whose weights training starts from."""
+    """The checkpoint whose weights training starts from: a folder, or OWNER/NAME on the Hub."""
     pretrained_revision: str | None = None
-    """LeRobot's field: the revision of `pretrained_path` on the Hub."""
+    """The revision of `pretrained_path` on the Hub."""
 
     def policy_class(self) -> "PolicyClass":
         """The torch module of this policy; importing it is what costs."""
@@ -144,3 +162,7 @@ class PolicyConfig(Config):
     def entry(self) -> dict[str, Any]:
         """The JSON object of `config.json`."""
         return self.model_dump(mode="json")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, under the name by which `peft` asks a model's configuration for it."""
+        return self.entry()

@@ -14,6 +14,7 @@ from lerobot_ops.hub.checkpoints import checkpoint_folder
 from lerobot_ops.policies.checkpoint import Checkpoint, load_checkpoint
 from lerobot_ops.policies.device import best_device
 from lerobot_ops.policies.draws import SeededDraws
+from lerobot_ops.policies.peft import merge
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.processors.steps import Batch, RenameObservations
 
@@ -72,6 +73,7 @@ class PolicyRunner:
                         fix=did_you_mean(new, inputs),
                     )
             checkpoint = replace(checkpoint, preprocessor=checkpoint.preprocessor.renaming(rename_map))
+        merge(checkpoint.policy)
         checkpoint.policy.slim()
         return cls(checkpoint)
 

@@ -3,10 +3,11 @@
 import copy
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.processors.features import ACTION
@@ -14,6 +15,9 @@ from lerobot_ops.processors.normalize import Normalize, Unnormalize
 from lerobot_ops.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, Pipeline
 from lerobot_ops.processors.steps import Batch, RenameObservations, ToBatch, ToDevice
 from lerobot_ops.processors.tokenizer import Tokenize
+
+if TYPE_CHECKING:
+    from lerobot_ops.policies.peft import Adapter
 
 
 class Policy(nn.Module):
@@ -28,6 +32,7 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapter: Adapter | None = None
         self.queue: deque[Tensor] = deque()
         self.window: deque[Batch] = deque(maxlen=config.n_obs_steps)
 
@@ -52,6 +57,26 @@ class Policy(nn.Module):
 
     def resume(self, step: int) -> None:
         """Called before a training goes on that has made so many steps, its weights being those of then."""
+
+    def adapts(self, name: str, module: nn.Module) -> bool:
+        """Whether the module `name` gets an adapter when nobody names any: all linear layers that are trained.
+
+        LeRobot's policy must compute with a layer of this name and kind, too, or an adapter would be lost on it.
+        """
+        return type(module) is nn.Linear
+
+    def saved_weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it: the state dict, or the adapter's alone; the tensors themselves."""
+        return self.state_dict() if self.adapter is None else self.adapter.weights()
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; beside an adapter nothing else changes, statistics of frozen normalisations neither."""
+        super().train(mode)
+        if mode and self.adapter is not None:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                    module.eval()
+        return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters to optimise, in groups with options of their own."""
@@ -94,13 +119,21 @@ class Policy(nn.Module):
 
 
 def make_processors(
-    config: PolicyConfig, stats: Mapping[str, Mapping[str, Any]], device: str
+    config: PolicyConfig,
+    stats: Mapping[str, Mapping[str, Any]],
+    device: str,
+    rename_map: Mapping[str, str] | None = None,
 ) -> tuple[Pipeline, Pipeline]:
-    """The pre- and the postprocessor of a new policy; raises ValueError when statistics that it needs are missing."""
+    """The pre- and the postprocessor of a new policy; raises ValueError when statistics that it needs are missing.
+
+    `rename_map` (an observation's name outside -> the policy's) is for observations; `stats` have the policy's names.
+    """
     features = {**config.input_features, **config.output_features}
     read = [Tokenize(**config.tokenizer)] if config.tokenizer else []
     scale = Normalize(features, config.normalization, stats)
-    pre = Pipeline(PREPROCESSOR, [RenameObservations(), ToBatch(), *read, ToDevice(device), scale])
+    pre = Pipeline(
+        PREPROCESSOR, [RenameObservations(dict(rename_map or {})), ToBatch(), *read, ToDevice(device), scale]
+    )
     actions = {ACTION: config.output_features[ACTION]}
     post = Pipeline(POSTPROCESSOR, [Unnormalize(actions, config.normalization, stats), ToDevice("cpu")])
     return pre, post

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from lerobot_ops.errors import CheckpointError, did_you_mean
+from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
+from lerobot_ops.hub.checkpoints import CONFIG, checkpoint_folder, repository_of
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.policies.diffusion.config import DiffusionConfig
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from lerobot_ops.policies.policy import Policy
 
 ENTRY_POINTS = "lerobot_ops.policies"
-CONFIG = "config.json"
 
 
 @functools.cache
@@ -94,6 +94,28 @@ def make_policy(config: PolicyConfig, *, pretrained_backbone: bool = True) -> "P
     return policy
 
 
+def based(values: dict[str, Any]) -> dict[str, Any]:
+    """A policy's configuration that goes on from the checkpoint at `path`: its own, with the other `values` on top.
+
+    `path` is a folder or OWNER/NAME[@REVISION] on the Hub, whose commit is noted. What LeRobot's `--policy.path` does.
+    Raises CheckpointError, and ConfigError when `values` name another type than the checkpoint's.
+    """
+    place, revision = str(values["path"]), values.get("pretrained_revision")
+    folder = checkpoint_folder(place, revision)
+    stored = load_config(folder).entry()
+    if values.get("type", stored["type"]) != stored["type"]:
+        raise ConfigError(
+            "the checkpoint is of another type", field="policy.type", found=values["type"], expected=stored["type"]
+        )
+    repository = repository_of(folder)
+    source = {"pretrained_path": place, "pretrained_revision": None}
+    if repository is not None:
+        at_root = folder.parent.name == "snapshots"
+        source = {"pretrained_path": repository[0], "pretrained_revision": repository[1] if at_root else revision}
+    machine = {"device": None, "repo_id": None, "push_to_hub": False}  # of where it was trained, not of here
+    return stored | machine | {name: value for name, value in values.items() if name != "path"} | source
+
+
 def load_config(path: Path) -> PolicyConfig:
     """The policy configuration in the checkpoint folder `path`; raises CheckpointError."""
     file = path / CONFIG
@@ -115,10 +137,21 @@ def load_config(path: Path) -> PolicyConfig:
 def load_policy(path: Path, device: str = "cpu") -> "Policy":
     """The policy in the checkpoint folder `path`, in evaluation mode.
 
-    Raises CheckpointError unless the weights have exactly the names and shapes of the configured policy.
+    Of an adapter its base is loaded, too. Raises CheckpointError unless the weights have exactly the names and shapes
+    of the configured policy.
     """
+    policy = make_policy(load_config(path), pretrained_backbone=False)
+    fill(policy, path)
+    return policy.to(device).eval()
+
+
+def fill(policy: "Policy", folder: Path) -> None:
+    """Replace a policy's weights by those of the checkpoint in `folder`: its own, or its base's and an adapter."""
+    from lerobot_ops.policies.peft import is_adapter, load_adapter
     from lerobot_ops.policies.weights import load_weights
 
-    policy = make_policy(load_config(path), pretrained_backbone=False)
-    load_weights(policy, path)
-    return policy.to(device).eval()
+    if policy.config.use_peft or is_adapter(folder):
+        load_adapter(policy, folder)
+        policy.config = policy.config.model_copy(update={"use_peft": True})
+    else:
+        load_weights(policy, folder)

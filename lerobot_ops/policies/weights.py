@@ -11,47 +11,53 @@ from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.errors import CheckpointError, did_you_mean
 
 WEIGHTS = "model.safetensors"
+OLD_NORMALIZERS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
+"""What the statistics among the weights of a checkpoint from before LeRobot's processors are called."""
+_SHOWN = 6
 
 
-def save_weights(weights: Mapping[str, Tensor], directory: Path) -> None:
+def save_weights(weights: Mapping[str, Tensor], directory: Path, name: str = WEIGHTS) -> None:
     """Write a state dict: the same weights give the same bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_bytes(directory / WEIGHTS, save(tensors))
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    write_bytes(directory / name, save(tensors))
 
 
 def load_weights(policy: nn.Module, directory: Path) -> None:
     """Replace the policy's weights by a checkpoint's; raises CheckpointError when a name or a shape differs."""
     file = directory / WEIGHTS
     tensors = read_tensors(file)
-    expected = policy.state_dict()
-    if any(name.startswith(("normalize_inputs.", "unnormalize_outputs.")) for name in tensors):
+    if any(name.startswith(OLD_NORMALIZERS) for name in tensors):
         raise CheckpointError(
-            "the checkpoint is from before LeRobot's processors",
+            "the checkpoint is from before LeRobot's processors: its normaliser is among the weights",
             file=file,
-            fix="convert it with `python -m lerobot.processor.migrate_policy_normalization`",
+            fix=f"lerobot-ops migrate {directory} NEW_FOLDER",
         )
-    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing:
-        raise CheckpointError(
-            f"the weights lack {len(missing)} tensor(s) of the policy", file=file, expected=_few(missing)
-        )
-    if unexpected:
-        raise CheckpointError(
-            f"the weights have {len(unexpected)} tensor(s) that the policy does not",
-            file=file,
-            found=_few(unexpected),
-            fix=did_you_mean(unexpected[0], expected),
-        )
-    for name, tensor in expected.items():
-        if tensors[name].shape != tensor.shape:
-            raise CheckpointError(
-                "a tensor has another shape than config.json says",
-                file=file,
-                field=name,
-                found=tuple(tensors[name].shape),
-                expected=tuple(tensor.shape),
-            )
+    require_fit(tensors, policy.state_dict(), file)
     policy.load_state_dict(tensors)
+
+
+def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: Path) -> None:
+    """Raise CheckpointError, naming all that is wrong, unless `tensors` have the names and shapes that are expected."""
+    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} in place of {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if tensors[name].shape != expected[name].shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    lines = [f"  {kind} ({len(names)}): {_few(names)}" for kind, names in wrong.items() if names]
+    if not lines:
+        return
+    fix = "use the config.json that the weights were saved with, and the code version of its manifest.json"
+    if missing and unexpected:
+        fix = f"of {unexpected[0]!r}: {did_you_mean(unexpected[0], missing)}; {fix}"
+    raise CheckpointError(
+        "the weights are not those of the policy that config.json describes\n" + "\n".join(lines),
+        file=file,
+        found=f"{len(tensors)} tensors",
+        expected=f"{len(expected)} tensors",
+        fix=fix,
+    )
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -67,4 +73,4 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

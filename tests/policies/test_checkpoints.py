@@ -29,6 +29,11 @@ def additional(tensors: dict[str, np.ndarray]) -> None:
     tensors["model.action_head.scale"] = np.zeros(4, np.float32)
 
 
+def renamed(tensors: dict[str, np.ndarray]) -> None:
+    tensors["model.action_haed.bias"] = tensors.pop("model.action_head.bias")
+    reshaped(tensors)
+
+
 def older(tensors: dict[str, np.ndarray]) -> None:
     tensors["normalize_inputs.buffer_observation_state.mean"] = np.zeros(4, np.float32)
 
@@ -41,10 +46,11 @@ def copy(act_checkpoint: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("model.action_head.bias"), r"lack 1 tensor[\s\S]*model\.action_head\.bias"),
-        (reshaped, r"another shape[\s\S]*\(7, 64\)[\s\S]*\(4, 64\)"),
-        (additional, r"the policy does not[\s\S]*model\.action_head\.scale"),
-        (older, "migrate_policy_normalization"),
+        (without("model.action_head.bias"), r"missing \(1\): model\.action_head\.bias"),
+        (reshaped, r"another shape \(1\): model.action_head.weight \(7, 64\) in place of \(4, 64\)"),
+        (additional, r"unexpected \(1\): model\.action_head\.scale"),
+        (renamed, r"missing[\s\S]*unexpected[\s\S]*did you mean 'model.action_head.bias'"),
+        (older, "lerobot-ops migrate"),
     ],
 )
 def test_weights_that_do_not_fit(copy: Path, damage: Callable[[dict[str, np.ndarray]], None], message: str) -> None:

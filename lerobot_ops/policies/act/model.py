@@ -57,6 +57,10 @@ class ACTPolicy(Policy):
             fold_norms(self.model.backbone)
             channels_last(self.model.backbone)
 
+    def adapts(self, name: str, module: nn.Module) -> bool:
+        # LeRobot's attention is torch's own, which reads the weight of `out_proj` and passes the layer by
+        return type(module) is nn.Linear and not name.endswith("out_proj")
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         backbone = [p for name, p in self.named_parameters() if name.startswith("model.backbone.")]
         others = [p for name, p in self.named_parameters() if not name.startswith("model.backbone.")]

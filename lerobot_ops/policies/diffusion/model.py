@@ -75,6 +75,9 @@ class DiffusionPolicy(Policy):
         start = self.config.n_obs_steps - 1
         return actions[:, start : start + self.config.n_action_steps]
 
+    def adapts(self, name: str, module: nn.Module) -> bool:
+        return name.startswith("diffusion.unet.") and type(module) in (nn.Linear, nn.Conv1d)
+
 
 class Diffusion(nn.Module):
     """The cameras' encoders and the U-Net."""

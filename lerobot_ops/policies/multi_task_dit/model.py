@@ -8,7 +8,7 @@ below: B batch, T horizon, A action.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lerobot_ops.policies.draws import Draws
 from lerobot_ops.policies.multi_task_dit.config import MultiTaskDiTConfig
@@ -48,6 +48,10 @@ class MultiTaskDiTPolicy(Policy):
         actions = self.objective.sample(self.noise_predictor, noise, seen, draws)
         start = self.config.n_obs_steps - 1
         return actions[:, start : start + self.config.n_action_steps]
+
+    def adapts(self, name: str, module: nn.Module) -> bool:
+        seen = name.startswith(VISION) and name.endswith(("q_proj", "v_proj"))
+        return type(module) is nn.Linear and (seen or not name.startswith(VISION))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         learned = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]

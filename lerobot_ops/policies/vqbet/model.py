@@ -70,6 +70,9 @@ class VQBeTPolicy(Policy):
         chunks: Tensor = actions.unflatten(0, (-1, self.vqbet.queries))[:, self.config.n_obs_steps - 1]
         return chunks
 
+    def adapts(self, name: str, module: nn.Module) -> bool:
+        return type(module) is nn.Linear and "vqvae_model" not in name
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         net, head = self.vqbet, self.vqbet.action_head
         decayed, others = net.policy.decayed()
