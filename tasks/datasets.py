@@ -1,5 +1,6 @@
 """Dataset steps: record an expert, check, edit."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,10 @@ def dataset_at(root: Path, name: str = "", key: str = "") -> Artifact:
 def _name(root: Path) -> str:
     """Of a dataset in the workspace, the name that it was made under; of any other, its directory's."""
     rooms = WORKSPACE / "datasets"
-    return root.parent.relative_to(rooms).as_posix() if root.parent.is_relative_to(rooms) else root.name
+    if not root.is_relative_to(rooms):
+        return root.name
+    made = root.parent if re.fullmatch("[0-9a-f]{12}", root.name) else root  # a step's output is named by its key
+    return made.relative_to(rooms).as_posix()
 
 
 @task(name="collect", version="1", **CACHED)
