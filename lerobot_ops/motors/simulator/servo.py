@@ -330,7 +330,9 @@ class Servo:
         """The torque was written: it clears what was latched, and a servo that is switched on holds where it is."""
         if self.memory[40] == _CALIBRATE_MIDDLE and self.protocol == 0:
             self.memory[40] = before
-            self.set("Homing_Offset", round(self.position - self.resolution // 2) % self.resolution, save=True)
+            half = self.resolution // 2
+            offset = round(self.position) % self.resolution - half  # -2048 has no place in the register
+            self.set("Homing_Offset", max(1 - half, offset), save=True)
             self._wrap()
             return
         self._latched, self._strained_since = 0, None
