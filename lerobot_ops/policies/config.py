@@ -28,6 +28,18 @@ class OptimizerConfig(Config):
     eps: float = 1e-8
 
 
+def adam_preset(policy: Any) -> OptimizerConfig:
+    """Adam with the fields `optimizer_*` of a policy's configuration."""
+    return OptimizerConfig(
+        type="adam",
+        lr=policy.optimizer_lr,
+        weight_decay=policy.optimizer_weight_decay,
+        grad_clip_norm=10.0,
+        betas=policy.optimizer_betas,
+        eps=policy.optimizer_eps,
+    )
+
+
 class PeftConfig(Config):
     """An adapter that is trained beside a pretrained policy's weights, which stay as they are; LeRobot's names."""
 
@@ -148,8 +160,15 @@ class PolicyConfig(Config):
         """Raise ConfigError unless the policy can work with its input and output features."""
 
     def portable(self) -> "PolicyConfig":
-        """The configuration as a checkpoint holds it: complete, and without paths of this machine."""
-        return self.model_copy(update={"pretrained_path": None, "pretrained_revision": None})
+        """The configuration as a checkpoint holds it: complete, and without paths of this machine.
+
+        Initial weights of a backbone that lie in a file are not named: the checkpoint has the trained ones.
+        """
+        update: dict[str, Any] = {"pretrained_path": None, "pretrained_revision": None}
+        weights: str | None = getattr(self, "pretrained_backbone_weights", None)
+        if weights is not None and "_Weights." not in weights:
+            update["pretrained_backbone_weights"] = None
+        return self.model_copy(update=update)
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:

@@ -12,11 +12,6 @@ def is_camera(feature: PolicyFeature) -> bool:
     return feature.type == FeatureType.VISUAL and feature.shape[0] == 3
 
 
-def portable_weights(weights: str | None) -> str | None:
-    """A backbone's initial weights as a checkpoint names them: not by a file, since it holds the trained ones."""
-    return weights if weights is not None and "_Weights." in weights else None
-
-
 def require_readable(config: PolicyConfig, who: str, readable: str) -> None:
     """Raise ConfigError for an input that the policy `who` does not read; `readable` lists what it does."""
     for name, feature in config.input_features.items():

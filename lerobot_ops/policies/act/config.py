@@ -137,9 +137,3 @@ class ACTConfig(PolicyConfig):
                 found={name: feature.shape for name, feature in self.output_features.items()},
                 expected="`action`, a vector",
             )
-
-    def portable(self) -> "ACTConfig":
-        named = self.pretrained_backbone_weights is None or "_Weights." in self.pretrained_backbone_weights
-        weights = self.pretrained_backbone_weights if named else None  # the checkpoint holds the weights themselves
-        update = {"pretrained_path": None, "pretrained_revision": None, "pretrained_backbone_weights": weights}
-        return self.model_copy(update=update)

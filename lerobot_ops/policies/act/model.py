@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.act.transformer import Decoder, Encoder
+from lerobot_ops.policies.losses import mean_without_padding
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.resnet import ResNet, channels_last, fold_norms, load_imagenet
 from lerobot_ops.processors.features import ACTION, ENVIRONMENT_STATE, STATE
@@ -35,9 +36,7 @@ class ACTPolicy(Policy):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         actions, latent = self.model(batch)
-        valid = ~batch["action_is_pad"].unsqueeze(-1)  # (B, T, 1)
-        error = F.l1_loss(actions, batch[ACTION], reduction="none") * valid
-        l1_loss = error.sum() / (valid.sum() * error.shape[-1])
+        l1_loss = mean_without_padding(F.l1_loss(actions, batch[ACTION], reduction="none"), batch["action_is_pad"])
         if latent is None:
             return l1_loss, {"l1_loss": l1_loss.detach()}
         mean, log_variance = latent

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from lerobot_ops.errors import ConfigError
-from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig
+from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig, adam_preset
 from lerobot_ops.policies.requirements import (
     is_camera,
-    portable_weights,
     require_action,
     require_frames_of_one_size,
     require_inputs,
@@ -140,14 +139,7 @@ class DiffusionConfig(PolicyConfig):
         return DiffusionPolicy
 
     def optimizer(self) -> OptimizerConfig:
-        return OptimizerConfig(
-            type="adam",
-            lr=self.optimizer_lr,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=10.0,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-        )
+        return adam_preset(self)
 
     def scheduler(self) -> DiffuserSchedule:
         return DiffuserSchedule(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
@@ -192,8 +184,3 @@ class DiffusionConfig(PolicyConfig):
             )
         require_frames_of_one_size(self, NAME, None if self.resize_shape else self.crop_shape)
         require_action(self, NAME)
-
-    def portable(self) -> "DiffusionConfig":
-        weights = portable_weights(self.pretrained_backbone_weights)
-        update = {"pretrained_path": None, "pretrained_revision": None, "pretrained_backbone_weights": weights}
-        return self.model_copy(update=update)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lerobot_ops.policies.diffusion.config import DiffusionConfig
 from lerobot_ops.policies.diffusion.unet import UNet
 from lerobot_ops.policies.draws import Draws
+from lerobot_ops.policies.losses import mean_without_padding
 from lerobot_ops.policies.noise_schedulers import NoiseScheduler
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.rgb_encoder import RgbEncoder
@@ -50,8 +51,7 @@ class DiffusionPolicy(Policy):
         error = F.mse_loss(predicted, target, reduction="none")
         if not self.config.do_mask_loss_for_padding:
             return error.mean(), {}
-        valid = ~batch["action_is_pad"].unsqueeze(-1)  # (B, T, 1)
-        return (error * valid).sum() / (valid.sum() * error.shape[-1]).clamp_min(1), {}
+        return mean_without_padding(error, batch["action_is_pad"]), {}
 
     @torch.no_grad()
     def predict_chunk(self, batch: Batch, draws: Draws | None = None, noise: Tensor | None = None) -> Tensor:

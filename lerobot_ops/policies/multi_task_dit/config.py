@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig
+from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig, adam_preset
 from lerobot_ops.policies.requirements import (
     is_camera,
     require_action,
@@ -123,14 +123,7 @@ class MultiTaskDiTConfig(PolicyConfig):
         return MultiTaskDiTPolicy
 
     def optimizer(self) -> OptimizerConfig:
-        return OptimizerConfig(
-            type="adam",
-            lr=self.optimizer_lr,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=10.0,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-        )
+        return adam_preset(self)
 
     def scheduler(self) -> DiffuserSchedule:
         return DiffuserSchedule(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_ops.policies.draws import Draws
+from lerobot_ops.policies.losses import mean_without_padding
 from lerobot_ops.policies.multi_task_dit.config import MultiTaskDiTConfig
 from lerobot_ops.policies.multi_task_dit.encoder import ObservationEncoder
 from lerobot_ops.policies.multi_task_dit.objectives import Diffusion, FlowMatching
@@ -37,8 +38,7 @@ class MultiTaskDiTPolicy(Policy):
         error = self.objective.error(self.noise_predictor, batch[ACTION], self.observation_encoder(batch))
         if not self.config.do_mask_loss_for_padding:
             return error.mean(), {}
-        valid = ~batch["action_is_pad"].unsqueeze(-1)  # (B, T, 1)
-        return (error * valid).sum() / (valid.sum() * error.shape[-1]).clamp_min(1), {}
+        return mean_without_padding(error, batch["action_is_pad"]), {}
 
     @torch.no_grad()
     def predict_chunk(self, batch: Batch, draws: Draws | None = None) -> Tensor:

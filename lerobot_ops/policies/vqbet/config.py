@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from lerobot_ops.errors import ConfigError
-from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig
+from lerobot_ops.policies.config import OptimizerConfig, PolicyConfig, adam_preset
 from lerobot_ops.policies.requirements import (
     is_camera,
-    portable_weights,
     require_action,
     require_frames_of_one_size,
     require_inputs,
@@ -107,14 +106,7 @@ class VQBeTConfig(PolicyConfig):
         return VQBeTPolicy
 
     def optimizer(self) -> OptimizerConfig:
-        return OptimizerConfig(
-            type="adam",
-            lr=self.optimizer_lr,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=10.0,
-            betas=self.optimizer_betas,
-            eps=self.optimizer_eps,
-        )
+        return adam_preset(self)
 
     def scheduler(self) -> VQBeTSchedule:
         return VQBeTSchedule(
@@ -161,8 +153,3 @@ class VQBeTConfig(PolicyConfig):
             )
         require_frames_of_one_size(self, NAME, self.crop_shape)
         require_action(self, NAME)
-
-    def portable(self) -> "VQBeTConfig":
-        weights = portable_weights(self.pretrained_backbone_weights)
-        update = {"pretrained_path": None, "pretrained_revision": None, "pretrained_backbone_weights": weights}
-        return self.model_copy(update=update)
