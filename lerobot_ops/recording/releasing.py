@@ -10,6 +10,7 @@ JSON: {"silence_s": float, "terminal": int or null, "ports": [{"port": str, "bau
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -21,6 +22,8 @@ import time
 REPEATS = 3
 """How often the packets are written: the first may meet the rest of a packet that the dead process was writing."""
 BETWEEN = 0.004
+COMES_BACK = 60.0
+"""Seconds in which a port that was unplugged may be plugged in again: motors hold on without it."""
 
 
 class Port:
@@ -39,14 +42,32 @@ class Port:
             termios.tcsetattr(file, termios.TCSANOW, settings)
         return file
 
-    def release(self) -> None:
-        """Throw away what waits to be sent, and send the packets; a port that has come back is opened again."""
-        try:
-            self._send()
-        except OSError:
-            with contextlib.suppress(OSError, termios.error):
-                self.file = self._opened()
+    def release(self) -> bool:
+        """Throw away what waits to be sent, and send the packets; False when the port is gone, which is tried again."""
+        sent = False
+        for repeat in range(REPEATS):
+            try:
                 self._send()
+                sent = True
+            except OSError:
+                if not sent:
+                    return self._release_again()
+            if repeat < REPEATS - 1:
+                time.sleep(BETWEEN)
+        return True
+
+    def _release_again(self) -> bool:
+        """The same through a port that has come back, unless another program has taken it by now."""
+        try:
+            with contextlib.suppress(OSError):
+                os.close(self.file)
+            self.file = self._opened()
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except (OSError, termios.error):
+            return False
+        return self.release()
 
     def _send(self) -> None:
         with contextlib.suppress(termios.error):
@@ -69,17 +90,20 @@ def main() -> None:
     reason = _watch(settings["silence_s"])
     if reason is None:
         return
-    for repeat in range(REPEATS):
-        for port in ports:
-            port.release()
-        if repeat < REPEATS - 1:
-            time.sleep(BETWEEN)
+    _release(ports)
     if terminal is not None and reason == "gone":
         with contextlib.suppress(termios.error):
             _give_back(terminal)
     _say(f"released {reason}")
     while (content := os.read(0, 4096)) and b"q" not in content:
         pass
+
+
+def _release(ports: list[Port]) -> None:
+    """Send every port's packets; a port that is gone gets them when it comes back, if that is soon."""
+    until = time.monotonic() + COMES_BACK
+    while (ports := [port for port in ports if not port.release()]) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _watch(silence: float) -> str | None:

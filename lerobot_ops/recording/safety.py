@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,7 @@ from lerobot_ops.errors import DeviceError
 from lerobot_ops.recording.limits import Limiter
 from lerobot_ops.recording.safety_config import SafetyConfig
 from lerobot_ops.recording.watchdog import Watchdog
-from lerobot_ops.robots.robot import Action, Observation, Robot
+from lerobot_ops.robots.robot import Action, Observation, Release, Robot
 
 STATE = "state"
 """What `Robot.observed_at` calls the joints."""
@@ -35,14 +35,20 @@ class EmergencyStopError(DeviceError):
 
 
 class GuardedRobot:
-    """A connected robot in a `with` block; `robot` is what it guards.
+    """A connected robot in a `with` block; `robot` is what it guards, `beside` what the watchdog releases, too.
 
     Raises DeviceError from every method that the loop calls once something is wrong; the torque is off by then, or goes
     off at the end of the block. `stop` may be called from any thread.
     """
 
     def __init__(
-        self, robot: Robot, config: SafetyConfig, *, dry_run: bool = False, terminal: int | None = None
+        self,
+        robot: Robot,
+        config: SafetyConfig,
+        *,
+        dry_run: bool = False,
+        terminal: int | None = None,
+        beside: Sequence[Release] = (),
     ) -> None:
         self.robot, self.config, self.dry_run = robot, config, dry_run
         self.status: dict[str, float] = {}
@@ -54,7 +60,7 @@ class GuardedRobot:
         self.stopped_at: float | None = None
         """When it was stopped (`time.perf_counter`)."""
         self._limiter = Limiter(config, robot.limits)
-        self._terminal = terminal
+        self._terminal, self._beside = terminal, beside
         self._watchdog: Watchdog | None = None
         self._sending = threading.Lock()
         self._trouble: DeviceError | None = None
@@ -72,19 +78,19 @@ class GuardedRobot:
                     fix=f"lerobot-ops calibrate --robot.type={self.robot.config.type} --robot.id=… --robot.port=…",
                 )
             self._limiter = Limiter(self.config, self.robot.limits)  # a calibration may have been read by now
-            releases = self.robot.releases()
+            releases = [*self.robot.releases(), *self._beside]
             if self.config.watchdog and releases and not self.dry_run:
                 silence = self.config.watchdog_ms / 1000
                 self._watchdog = Watchdog(releases, silence, self._tripped, self._terminal)
                 self._watchdog.start()
             self._read_status()
         except BaseException:
-            self._close(stiff=False)
+            self._close(well=False)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._close(stiff=error is None and self._trouble is None)
+        self._close(well=error is None and self._trouble is None)
 
     @property
     def catching_up(self) -> bool:
@@ -189,19 +195,19 @@ class GuardedRobot:
             thread.join()
         self.beat()
 
-    def _close(self, *, stiff: bool) -> None:
+    def _close(self, *, well: bool) -> None:
         """Torque off, then everything else; the watchdog last, because it is for when this fails.
 
-        A robot may be set to stay `stiff` at a normal end.
+        When all is `well` the robot's settings may let it stay stiff.
         """
         if self._trouble is None:
             self._trouble = DeviceError("the robot is not connected any more")
         safe = False
         try:
-            if not stiff:
+            if not well:
                 self.robot.stop()
             self.robot.disconnect()
-            safe = True
+            safe = well
         finally:
             if self._watchdog is not None:
                 self._watchdog.close(safe=safe)

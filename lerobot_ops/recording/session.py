@@ -24,8 +24,14 @@ def session(
 
     Raises DeviceError when the teleoperator cannot be connected or is not calibrated.
     """
-    arm = GuardedRobot(make_robot(config.robot), config.safety, dry_run=config.dry_run, terminal=operator.terminal)
     leader = None if teleop is None else make_teleoperator(teleop)
+    arm = GuardedRobot(
+        make_robot(config.robot),
+        config.safety,
+        dry_run=config.dry_run,
+        terminal=operator.terminal,
+        beside=() if leader is None else leader.releases(),
+    )
     with leaving_on_signals(), operator.session(arm.emergency), contextlib.ExitStack() as stack:
         if leader is not None:
             stack.callback(leader.disconnect)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lerobot_ops.errors import DeviceError
+from lerobot_ops.motors.release import Release
 from lerobot_ops.recording.pace import urgent
-from lerobot_ops.robots.robot import Release
 
 _PROGRAM = Path(__file__).with_name("releasing.py")
 _SIGNS = 8
@@ -33,7 +33,7 @@ _REASONS = {
 class Watchdog:
     """Watches from `start` to `close`; `on_trip` is called once, in a thread, when the torque has to go.
 
-    `terminal` is the file of a terminal that is given back as it is now when this process is killed.
+    `terminal` is the file of a terminal that shall show again what is typed when this process is killed.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Watchdog:
             fix = "check that the port may be opened twice, or do without: --safety.watchdog=false"
             found = said[-1] if said else "no answer"
             raise DeviceError("the watchdog, which takes the torque off, did not start", found=found, fix=fix)
+        self._write(b".")  # its clock runs from here
         for target in (self._keep, self._listen):
             self._threads.append(threading.Thread(target=target, name=f"watchdog {target.__name__}", daemon=True))
             self._threads[-1].start()
@@ -103,7 +104,10 @@ class Watchdog:
             )
 
     def close(self, *, safe: bool = True) -> None:
-        """End it; unless the robot is `safe` it takes the torque off once more. May be called twice."""
+        """End it; unless the robot is `safe` it takes the torque off once more, if need be when the port comes back.
+
+        May be called twice.
+        """
         self._closing.set()
         process, self._process = self._process, None
         if process is None:
@@ -113,6 +117,8 @@ class Watchdog:
             if safe:
                 process.stdin.write(b"q")
             process.stdin.close()
+        if not safe:
+            return  # it ends by itself
         try:
             process.wait(2)
         except subprocess.TimeoutExpired:
