@@ -13,6 +13,10 @@ from lerobot_ops.policies.registry import AnyPolicyConfig
 from lerobot_ops.policies.schedules import Schedule
 from lerobot_ops.training.ema import EMAConfig
 
+NOT_DECIDING = {"output_dir", "job_name", "resume", "log_freq", "save_checkpoint", "save_freq", "keep_checkpoints"}
+NOT_DECIDING |= {"num_workers", "prefetch_factor", "cudnn_deterministic", "parallelism"}
+"""Fields of a training that its result does not depend on, but for rounding."""
+
 
 class TrainDatasetConfig(Config):
     """What a policy learns from."""
@@ -52,6 +56,23 @@ class AcceleratorConfig(Config):
     """Batches for one step of the optimiser."""
 
 
+class ParallelismConfig(Config):
+    """How the processes that torchrun starts share a training; without torchrun there is one."""
+
+    dp_replicate: int = Field(default=1, ge=1)
+    """Groups of processes that hold the whole policy; 1 lets every process hold it, unless dp_shard is set."""
+    dp_shard: int = Field(default=1, ge=-1)
+    """Parts that a policy and its optimiser's state are in, each held by a process (FSDP); -1 as many as there are."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """How long a process waits for the gradients of another one before the training ends."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.dp_shard == 0:
+            raise ValueError("dp_shard is a number of parts, or -1 for as many as there are processes")
+        return self
+
+
 class EarlyStopConfig(Config):
     """When a training ends before its last step; needs held-out episodes."""
 
@@ -70,17 +91,24 @@ class TrainConfig(Config):
     """What is trained; `policy.type` chooses it."""
     output_dir: Path = Path("outputs/train")
     """The run directory."""
+    job_name: str | None = None
+    """The name of the run in MLflow."""
     resume: bool | Literal["auto"] = False
     """true continues the run in output_dir; auto continues it, starts it, or returns it when it is finished already."""
     seed: int = Field(default=1000, ge=0)
     """Decides the initial weights, the order of the frames, dropout and noise."""
+    cudnn_deterministic: bool = False
+    """On a GPU, compute convolutions in a way that gives the same bits every time, and takes longer."""
     batch_size: int = Field(default=8, ge=1)
+    """Frames of a batch, of every process: two of them learn from twice as many in a step."""
     steps: int = Field(default=100_000, ge=1)
     """Steps of the optimiser."""
     log_freq: int = Field(default=200, ge=1)
     """Steps between two lines of the log; each is the mean over the steps since the last one."""
-    save_freq: int = Field(default=20_000, ge=1)
-    """Steps between two checkpoints; the last step has one too."""
+    save_checkpoint: bool = True
+    """Save checkpoints on the way; false saves the last step's only."""
+    save_freq: int = Field(default=20_000, ge=0)
+    """Steps between two checkpoints; the last step has one too. 0 saves the last one only."""
     keep_checkpoints: int | None = Field(default=None, ge=1)
     """How many of the latest checkpoints stay, beside the best; none keeps them all."""
     eval_steps: int = Field(default=0, ge=0)
@@ -99,12 +127,16 @@ class TrainConfig(Config):
     """In place of the preset's; none leaves the learning rate as it is."""
     accelerator: AcceleratorConfig = AcceleratorConfig()
     """How a training computes."""
+    parallelism: ParallelismConfig = ParallelismConfig()
+    """How the processes that torchrun starts share the training."""
     compile: bool = False
     """Compile the policy with torch.compile: the first steps take minutes, the others less time."""
     tolerance_s: float = Field(default=1e-4, gt=0)
     """How far a frame's timestamp may be from the one that is asked for, in seconds."""
-    num_workers: int = Field(default=4, ge=1)
-    """Threads that decode batches ahead of the training."""
+    num_workers: int = Field(default=4, ge=0)
+    """Threads that decode batches ahead of the training; 0 decodes each when it is needed."""
+    prefetch_factor: int = Field(default=4, ge=1)
+    """Batches that are decoded before they are needed."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of one computation; none leaves it to torch. Sums are rounded differently with another number."""
 
@@ -122,9 +154,7 @@ class TrainConfig(Config):
 
     def identity(self, dataset_digest: str) -> dict[str, Any]:
         """What decides the checkpoint, as JSON: no paths and intervals, and the dataset by its digest."""
-        content = self.model_dump(mode="json", include=set(TrainConfig.model_fields))
-        for name in ("output_dir", "resume", "log_freq", "save_freq", "keep_checkpoints", "num_workers"):
-            del content[name]
+        content = self.model_dump(mode="json", include=set(TrainConfig.model_fields) - NOT_DECIDING)
         # What is off decides nothing, and its fields may change.
         switched: dict[str, Any] = {
             "image_transforms": self.dataset.image_transforms.enable,

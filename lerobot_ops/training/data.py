@@ -27,9 +27,6 @@ IMAGENET_STATS = {
     "mean": np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1),
     "std": np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1),
 }
-AHEAD = 4
-"""Batches that are decoded before they are needed."""
-
 Stats = dict[str, dict[str, NDArray[Any]]]
 
 
@@ -187,12 +184,23 @@ def scaled(batch: Batch, device: str | torch.device) -> Batch:
 
 
 def batches(
-    sampler: EpisodeAwareSampler, read: BatchReader, start: int, stop: int, *, ahead: int, threads: int = 1
+    sampler: EpisodeAwareSampler,
+    read: BatchReader,
+    start: int,
+    stop: int,
+    *,
+    ahead: int,
+    threads: int = 1,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Generator[Batch]:
-    """The batches `start` to `stop`; with `ahead` they are read that far in advance, by `threads`."""
+    """The batches `start` to `stop`; with `ahead` they are read that far in advance, by `threads`.
+
+    Of `ranks` processes the one numbered `rank` gets its part of each.
+    """
 
     def numbered(step: int) -> Batch:
-        return read(sampler.batch(step), step // sampler.batches_per_epoch)
+        return read(sampler.part(step, rank, ranks)[0], sampler.position(step).epoch)
 
     if ahead:
         yield from read_ahead(numbered, range(start, stop), threads=threads, ahead=ahead)

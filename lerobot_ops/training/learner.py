@@ -16,6 +16,7 @@ from lerobot_ops.policies.weights import load_weights, read_tensors
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import training_stats
+from lerobot_ops.training.distributed import World, part_like, reseed, shard
 from lerobot_ops.training.ema import WeightAverage
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.optimizer import make_optimizer
@@ -39,18 +40,24 @@ class Learner:
     precision: Precision
     average: WeightAverage | None
     device: str
+    world: World
+    """The processes that share the training."""
 
-    def load(self, checkpoint: Path, step: int, batches: int, window: Window) -> None:
-        """Go on from a checkpoint; `batches` have been learned from by its `step`."""
+    def load(self, checkpoint: Path, batches: int, window: Window, seed: int) -> None:
+        """Go on from a checkpoint; `batches` have been learned from by then."""
         load_weights(self.policy, checkpoint / PRODUCT)
-        load_state(checkpoint / STATE, self, window)
+        load_state(checkpoint / STATE, self, window, seed)
         if self.average is not None:
-            self.average.load(read_tensors(checkpoint / AVERAGE / "model.safetensors"))
+            stored = read_tensors(checkpoint / AVERAGE / "model.safetensors")
+            self.average.load({name: part_like(stored[name], own) for name, own in self.average.weights.items()})
         self.policy.resume(batches)
 
 
-def make_learner(config: TrainConfig, policy_config: PolicyConfig, dataset: LeRobotDataset) -> Learner:
-    """A fresh policy with all that goes with it; raises what is wrong with the configuration."""
+def make_learner(
+    config: TrainConfig, policy_config: PolicyConfig, dataset: LeRobotDataset, world: World | None = None
+) -> Learner:
+    """A fresh policy with all that goes with it, the same in every process; raises what is wrong with `config`."""
+    world = world or World()
     if policy_config.use_peft:
         raise ConfigError("training does not support this", field="policy.use_peft", found=True, expected=False)
     device = best_device(policy_config.device)
@@ -59,15 +66,27 @@ def make_learner(config: TrainConfig, policy_config: PolicyConfig, dataset: LeRo
         pre, post = make_processors(policy_config, training_stats(dataset, config), device)
     except ValueError as error:
         raise DatasetError(str(error), file=config.dataset.root / "meta/stats.json") from None
-    policy = make_policy(policy_config, pretrained_backbone=policy_config.pretrained_path is None)
+    precision = config.accelerator.mixed_precision or default_precision(policy_config.use_amp, device)
+    if precision == "fp16" and world.sharded:
+        raise ConfigError(
+            "the scale of fp16 is not kept for a policy that is sharded",
+            field="accelerator.mixed_precision",
+            found="fp16",
+            fix="bf16, or --parallelism.dp_shard=1",
+        )
+    with world.main_first():
+        policy = make_policy(policy_config, pretrained_backbone=policy_config.pretrained_path is None)
     if policy_config.pretrained_path is not None:
         load_weights(policy, Path(policy_config.pretrained_path))
     policy = policy.to(device).train()
+    if world.mesh is not None:
+        shard(policy, world.mesh)
     preset = config.use_policy_training_preset
     chosen = policy_config.optimizer() if preset else config.optimizer
     schedule = policy_config.scheduler() if preset else config.scheduler
     assert chosen is not None  # by TrainConfig
     optimizer = make_optimizer(policy, chosen)
+    reseed(world, config.seed)
     return Learner(
         policy=policy,
         preprocessor=pre,
@@ -75,9 +94,8 @@ def make_learner(config: TrainConfig, policy_config: PolicyConfig, dataset: LeRo
         optimizer=optimizer,
         scheduler=None if schedule is None else make_scheduler(optimizer, schedule, config.steps),
         grad_clip_norm=chosen.grad_clip_norm,
-        precision=Precision(
-            config.accelerator.mixed_precision or default_precision(policy_config.use_amp, device), device
-        ),
+        precision=Precision(precision, device),
         average=WeightAverage(config.ema, policy) if config.ema.enable else None,
         device=device,
+        world=world,
     )

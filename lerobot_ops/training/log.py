@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lerobot_ops.artifacts import write_bytes
+from lerobot_ops.training.distributed import World
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "steps_per_s", "data_s", "update_s")
 LOG, LOSSES = "log.csv", "loss.csv"
@@ -43,21 +44,30 @@ class Window:
         self.timed_steps += 1
         self.data_s += data_s
 
-    def sums(self) -> dict[str, float]:
-        """What a resumed run needs to end the line as if it had not been interrupted."""
-        return {"steps": self.steps, "loss": self.loss.item(), "grad_norm": self.grad_norm.item()}
+    def first_bad_step(self, world: World) -> int:
+        """The first step that was no number in any process; 0 for none."""
+        return min((int(step) for step in world.gathered(self.bad_step) if step), default=0)
 
-    def load(self, sums: dict[str, float]) -> None:
-        """Go on from `sums`."""
+    def sums(self, world: World) -> dict[str, Any]:
+        """What a resumed run needs to end the line as if it had not been interrupted."""
+        losses = [loss.item() for loss in world.gathered(self.loss)]
+        sums = {"steps": self.steps, "loss": sum(losses) / world.size, "grad_norm": self.grad_norm.item()}
+        return sums | ({"losses": losses} if world.size > 1 else {})
+
+    def load(self, sums: dict[str, Any], world: World) -> None:
+        """Go on from `sums`; with as many processes, each from its own."""
         self.steps = int(sums["steps"])
-        self.loss.fill_(sums["loss"])
+        losses = sums.get("losses", [])
+        self.loss.fill_(losses[world.rank] if len(losses) == world.size else sums["loss"])
         self.grad_norm.fill_(sums["grad_norm"])
 
-    def means(self, lr: float) -> dict[str, float]:
-        """The line's numbers; seconds are per step."""
-        loss, grad_norm = self.loss.item() / self.steps, self.grad_norm.item() / self.steps
+    def means(self, lr: float, world: World) -> dict[str, float]:
+        """The line's numbers; seconds are per step. Of the processes' waits for data it is the longest."""
+        losses = [found.item() for found in world.gathered(self.loss)]
+        loss, grad_norm = sum(losses) / world.size / self.steps, self.grad_norm.item() / self.steps
         step_s = (time.perf_counter() - self.started) / max(1, self.timed_steps)
-        data_s = self.data_s / max(1, self.timed_steps)
+        data_s = max(found.item() for found in world.gathered(torch.tensor(self.data_s, dtype=torch.float64)))
+        data_s /= max(1, self.timed_steps)
         return {
             "loss": loss,
             "lr": lr,

@@ -13,6 +13,7 @@ from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.weights import read_tensors
+from lerobot_ops.training.distributed import World, copied, part_like, whole
 
 STATE = "optimizer_state.safetensors"
 GROUPS = "optimizer_param_groups.json"
@@ -39,19 +40,21 @@ def make_optimizer(policy: Policy, config: OptimizerConfig | None = None) -> tor
 
 def clip_gradients(policy: Policy, limit: float) -> Tensor:
     """Scale all gradients so that their common norm is at most `limit` (0: no limit); returns the norm before."""
-    return torch.nn.utils.clip_grad_norm_(policy.parameters(), limit if limit > 0 else float("inf"), foreach=True)
+    return whole(
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), limit if limit > 0 else float("inf"), foreach=True)
+    )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Copies on the CPU of its state, by `state/<parameter>/<name>`, and its parameter groups."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Copies on the CPU of process 0 of its state, by `state/<parameter>/<name>`, and its parameter groups."""
     content = optimizer.state_dict()
     tensors = {
-        f"state/{index}/{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+        f"state/{index}/{name}": value
         for index, values in sorted(content["state"].items())
         for name, value in sorted(values.items())
     }
     # how a step is computed is no part of its state, and LeRobot, whose steps are not fused, would refuse it
-    return tensors, [{**group, "fused": None} for group in content["param_groups"]]
+    return copied(tensors, world), [{**group, "fused": None} for group in content["param_groups"]]
 
 
 def write_optimizer(state: tuple[dict[str, Tensor], list[dict[str, Any]]], directory: Path) -> None:
@@ -70,8 +73,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
     try:
         stored = json.loads((directory / GROUPS).read_text(encoding="utf-8"))
         groups = [{**group, "fused": own["fused"]} for group, own in zip(stored, optimizer.param_groups, strict=True)]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, values in state.items():
+            state[number] = {name: part_like(value, parameters[number]) for name, value in values.items()}
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError) as error:
         raise CheckpointError(
             "the optimiser's state does not fit the policy", file=directory / GROUPS, found=str(error)
         ) from None

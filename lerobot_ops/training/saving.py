@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from lerobot_ops import __version__
@@ -16,10 +15,11 @@ from lerobot_ops.artifacts import write_json
 from lerobot_ops.config import content_key
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.distributed import copied
 from lerobot_ops.training.learner import Learner
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, STATE, RunDirectory
-from lerobot_ops.training.state import TrainingState
+from lerobot_ops.training.state import Counts, TrainingState
 
 OURS = ("dataset", "policy", "num_threads", "accelerator", "compile", "ema", "early_stop")
 """Settings that LeRobot's `train_config.json` has no field for, or elsewhere."""
@@ -65,10 +65,11 @@ class Snapshot:
     state: TrainingState
 
     @classmethod
-    def of(cls, config: TrainConfig, learner: Learner, step: int, window: Window) -> "Snapshot":
-        """Copy everything to the CPU."""
-        average = None if learner.average is None else copied(learner.average.weights)
-        return cls(step, copied(learner.policy.state_dict()), average, TrainingState.of(config, learner, step, window))
+    def of(cls, learner: Learner, window: Window, counts: Counts) -> "Snapshot":
+        """Copy everything to the CPU of process 0; every process is to call this."""
+        average = None if learner.average is None else copied(learner.average.weights, learner.world)
+        weights = copied(learner.policy.state_dict(), learner.world)
+        return cls(counts.step, weights, average, TrainingState.of(learner, window, counts))
 
 
 def write_checkpoint(
@@ -92,8 +93,3 @@ def write_checkpoint(
                 write_json(folder / name / "train_config.json", train_config, indent=4)
                 write_json(folder / name / "manifest.json", manifest)
         snapshot.state.write(folder / STATE)
-
-
-def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Copies on the CPU."""
-    return {name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}

@@ -4,13 +4,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import open_dataset
+from lerobot_ops.training.distributed import joined
 from lerobot_ops.training.holdout import Looks, parted
 from lerobot_ops.training.interrupts import interruptible
 from lerobot_ops.training.learner import make_learner
@@ -55,25 +56,35 @@ def train(
     checkpoint. Raises DatasetError, ConfigError, CheckpointError and ArtifactError before anything is written, and
     OpsError when the loss is no number any more.
     """
-    with _torch_settings(config):
-        dataset, policy_config = open_dataset(config)
-        dataset, held_out = _parts(config, dataset)
-        learner = make_learner(config, policy_config, dataset)
-        identity = config.identity(dataset_digest or digest(config.dataset.root))
-        run = prepare(config.output_dir, identity, config.resume)
-        with locked(run):
+    run = RunDirectory(config.output_dir)
+    with joined(config) as world, _torch_settings(config), contextlib.ExitStack() as held:
+        with world.together(), world.main_first():
+            dataset, policy_config = open_dataset(config)
+            dataset, held_out = _parts(config, dataset)
+        with world.together():
+            learner = make_learner(config, policy_config, dataset, world)
+
+        def begin() -> tuple[dict[str, Any], int, bool]:
+            identity = config.identity(dataset_digest or digest(config.dataset.root))
+            held.enter_context(locked(prepare(config.output_dir, identity, config.resume)))
             run.sweep()
             done = (run.checkpoints() or [0])[-1]
-            if run.finished and (done >= config.steps or Looks(run.root, config.early_stop, done).enough):
-                return _result(run, done)
+            enough = done >= config.steps or Looks(run.root, config.early_stop, done).enough
+            if run.finished and enough:
+                return identity, done, True
             if on_start is not None:
                 on_start()
-            reports = [report for report in (on_metrics, _to(tracker)) if report is not None]
             run.discard_product()
-            loop = Loop(config, run, learner, dataset, held_out, identity, reports, on_checkpoint)
-            with interruptible() as interrupt:
-                last = loop.to_the_end(done, interrupt) if done < config.steps else done
-            run.export(last)
+            return identity, done, False
+
+        identity, done, finished = world.on_main(begin)
+        if finished:
+            return _result(run, done)
+        reports = [report for report in (on_metrics, _to(tracker)) if report is not None]
+        loop = Loop(config, run, learner, dataset, held_out, identity, reports, on_checkpoint)
+        with interruptible() as interrupt:
+            last = loop.to_the_end(done, interrupt) if done < config.steps else done
+        world.on_main(lambda: run.export(last))
     return _result(run, last)
 
 
@@ -92,16 +103,20 @@ def _result(run: RunDirectory, steps: int) -> TrainResult:
 
 @contextlib.contextmanager
 def _torch_settings(config: TrainConfig) -> Iterator[None]:
-    """The seed and the threads of this training; both are as before when it ends."""
-    threads = torch.get_num_threads()
+    """The seed, the threads and cuDNN's choices of this training; all are as before when it ends."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
         try:
             torch.set_num_threads(config.num_threads or threads)
+            cudnn.deterministic, cudnn.benchmark = config.cudnn_deterministic, not config.cudnn_deterministic
+            torch.backends.cuda.matmul.allow_tf32 = True
             yield
         finally:
             torch.set_num_threads(threads)
+            cudnn.deterministic, cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _to(tracker: Tracker | None) -> OnMetrics | None:
