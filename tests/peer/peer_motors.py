@@ -1,6 +1,6 @@
 """LeRobot's own Feetech bus: `peer_motors.py CALL PORT`, which prints what it saw as JSON on the last line.
 
-Calls that need no port take a file in its place, or anything.
+`without_arm` takes a folder in its place.
 """
 
 import json
@@ -53,27 +53,26 @@ def calibrate(port: str) -> Any:
     return seen
 
 
-def read_file(path: str) -> Any:
-    """A calibration as LeRobot's robots load it."""
-    with open(path) as file, draccus.config_type("json"):
-        calibration = draccus.load(dict[str, MotorCalibration], file)
+def without_arm(folder: str) -> Any:
+    """Everything that needs no port, on the files in `folder`."""
+    here = Path(folder)
+    return {"files": files(here), "normalised": normalise(here / "cases.json"), "known": known()}
+
+
+def files(folder: Path) -> Any:
+    """Reads `ours.json` as LeRobot's robots load a calibration, and writes it to `theirs.json` as they save one."""
+    with draccus.config_type("json"):
+        with open(folder / "ours.json") as file:
+            calibration = draccus.load(dict[str, MotorCalibration], file)
+        with open(folder / "theirs.json", "w") as file:
+            draccus.dump(calibration, file, indent=4)
     return {name: asdict(entry) for name, entry in calibration.items()}
 
 
-def write_file(path: str) -> Any:
-    """A calibration as LeRobot's robots save it."""
-    calibration = {
-        name: MotorCalibration(number, number % 2, -number, 10 * number, 4000) for number, name in enumerate(JOINTS, 1)
-    }
-    with open(path, "w") as file, draccus.config_type("json"):
-        draccus.dump(calibration, file, indent=4)
-    return {name: asdict(entry) for name, entry in calibration.items()}
-
-
-def normalise(path: str) -> Any:
+def normalise(path: Path) -> Any:
     """Each case, [mode, drive mode, low, high, value], normalised and the other way round."""
     found = []
-    for mode, drive_mode, low, high, value in json.loads(Path(path).read_text()):
+    for mode, drive_mode, low, high, value in json.loads(path.read_text()):
         bus = FeetechMotorsBus(
             "", {"m": Motor(1, "sts3215", MotorNormMode(mode))}, {"m": MotorCalibration(1, drive_mode, 0, low, high)}
         )
@@ -81,7 +80,7 @@ def normalise(path: str) -> Any:
     return found
 
 
-def known(_: str) -> Any:
+def known() -> Any:
     """Tables of registers, models and signs."""
     return {
         "registers": {"0": tables.STS_SMS_SERIES_CONTROL_TABLE, "1": tables.SCS_SERIES_CONTROL_TABLE},
@@ -94,6 +93,15 @@ def known(_: str) -> Any:
     }
 
 
+def retry(port: str) -> Any:
+    """Positions, asked for once more when an answer is lost."""
+    bus = so_arm(port)
+    bus.connect(handshake=False)
+    found = bus.sync_read("Present_Position", normalize=False, num_retry=2)
+    bus.disconnect()
+    return found
+
+
 def set_up(port: str) -> Any:
     """A new motor becomes the gripper."""
     bus = so_arm(port)
@@ -102,12 +110,5 @@ def set_up(port: str) -> Any:
 
 
 if __name__ == "__main__":
-    calls = {
-        "calibrate": calibrate,
-        "read_file": read_file,
-        "write_file": write_file,
-        "normalise": normalise,
-        "known": known,
-        "set_up": set_up,
-    }
-    print(json.dumps(calls[sys.argv[1]](sys.argv[2])))
+    calls = (calibrate, retry, set_up, without_arm)
+    print(json.dumps({each.__name__: each for each in calls}[sys.argv[1]](sys.argv[2])))
