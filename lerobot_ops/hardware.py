@@ -18,7 +18,7 @@ from lerobot_ops.robots.robot import Robot
 from lerobot_ops.teleoperators.registry import AnyTeleoperatorConfig, make_teleoperator
 from lerobot_ops.teleoperators.teleoperator import Teleoperator
 
-SETTLE_S = 5.0
+SETTLE_S = 3.0
 """So long the system may take to notice that a cable was pulled."""
 
 
@@ -59,7 +59,7 @@ class SerialDevice(Config):
         lines = ["  ".join(part for part in parts if part)]
         lines += [f"  stays the same: {self.lasting}"] if self.lasting else []
         lines += [] if self.usable else ["  no permission: sudo usermod -aG dialout $USER, and log in again"]
-        lines += [f"  {rate} baud: {', '.join(motors)}" for rate, motors in self.motors.items()]
+        lines += [f"  {rate} baud: {', '.join(motors) or 'nothing answers'}" for rate, motors in self.motors.items()]
         lines += ["  " + self.problem.replace("\n", "\n  ")] if self.problem else []
         return "\n".join(lines)
 
@@ -168,9 +168,17 @@ def _lasting(port: str) -> str | None:
 
 
 def _scanned(device: SerialDevice, baudrates: list[int]) -> SerialDevice:
+    models = {model.number: name for name, model in tables.MODELS.items()}
+    motors: dict[int, list[str]] = {}
+    bus = FeetechMotorsBus(device.port, {})
     try:
-        found = FeetechMotorsBus.scan_port(device.port, baudrates=baudrates)
+        bus.connect(handshake=False)
+        for rate in baudrates:
+            bus.set_baudrate(rate)
+            found = bus.broadcast_ping()
+            motors[rate] = [f"id {each} {models.get(number, number)}" for each, number in sorted(found.items())]
     except DeviceError as error:
         return device.model_copy(update={"problem": str(error)})
-    motors = {rate: [f"id {each}" for each in ids] for rate, ids in found.items()}
-    return device.model_copy(update={"motors": motors or {rate: ["nothing answers"] for rate in baudrates}})
+    finally:
+        bus.disconnect(disable_torque=False)
+    return device.model_copy(update={"motors": motors})

@@ -3,10 +3,11 @@
 Calibrations are kept where LeRobot keeps them, so that both use the same files.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ FULL_TURN = "wrist_roll"
 """This joint has no ends: its range is the whole turn."""
 MODEL, RESOLUTION = "sts3215", 4096
 SETUP_RETRIES = 2
+PATIENCE_MS = 200.0
 SIDES = ("left", "right")
 
 
@@ -82,12 +84,25 @@ class SOArm:
         """What takes the torque off."""
         return Release(self.bus.port, tables.DEFAULT_BAUDRATE, self.bus.release_packets())
 
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """In this block motors may take longer to answer: no loop waits for them."""
+        self.bus.set_timeout(PATIENCE_MS)
+        try:
+            yield
+        finally:
+            self.bus.set_timeout(None)
+
     def connect(self, calibrate: bool) -> None:
         """Open the port and check the motors; with `calibrate`, ask the operator where they are not calibrated."""
+        with self.patient():
+            self._connect(calibrate)
+
+    def _connect(self, calibrate: bool) -> None:
         self.bus.connect()
         if calibrate and not self.bus.is_calibrated:
             try:
-                self.calibrate()
+                self._calibrate()
             except BaseException:
                 self.bus.disconnect()
                 raise
@@ -116,6 +131,10 @@ class SOArm:
 
     def calibrate(self) -> None:
         """Ask the operator: use the file's calibration, or move the joints and write a new one into motors and file."""
+        with self.patient():
+            self._calibrate()
+
+    def _calibrate(self) -> None:
         known = load_calibration(self.calibration_file) if self.calibration_file.exists() else {}
         if known and not ask(
             f"{self.title}: ENTER writes the calibration of {self.calibration_file} into the motors, "
@@ -140,10 +159,14 @@ class SOArm:
 
     def setup_motors(self) -> None:
         """Give each motor its id and the bus's rate, one at a time, from the tip to the base as they are assembled."""
-        for name in reversed(MOTORS):
-            ask(f"{self.title}: connect the controller board to the motor {name!r} alone, then press ENTER ")
-            self.bus.setup_motor(name)
-            print(f"{name}: id {self.bus.motors[name].id}")
+        with self.patient():
+            try:
+                for name in reversed(MOTORS):
+                    ask(f"{self.title}: connect the controller board to the motor {name!r} alone, then press ENTER ")
+                    self.bus.setup_motor(name)
+                    print(f"{name}: id {self.bus.motors[name].id}")
+            finally:
+                self.bus.disconnect(disable_torque=False)  # the other motors are not there to be told
 
     def identity(self) -> dict[str, Any]:
         """What tells this arm, calibrated as it is, from others."""

@@ -106,6 +106,10 @@ class SOFollower(Robot):
         self._arm.setup_motors()
 
     def configure(self) -> None:
+        with self._arm.patient():
+            self._configure()
+
+    def _configure(self) -> None:
         self.bus.disable_torque(num_retry=self._arm.retries)
         self.bus.configure_motors()
         config = self.config

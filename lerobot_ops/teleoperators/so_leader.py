@@ -61,9 +61,10 @@ class SOLeader(Teleoperator):
         self._arm.setup_motors()
 
     def configure(self) -> None:
-        self.disable_torque()
-        self.bus.configure_motors()
-        self._arm.set("Operating_Mode", dict.fromkeys(MOTORS, int(OperatingMode.POSITION)))
+        with self._arm.patient():
+            self.disable_torque()
+            self.bus.configure_motors()
+            self._arm.set("Operating_Mode", dict.fromkeys(MOTORS, int(OperatingMode.POSITION)))
 
     def begin(self, position: Mapping[str, float], limits: Mapping[str, tuple[float, float]]) -> None:
         """Give the arm into the operator's hands: it is where the follower is, if it was moved there."""

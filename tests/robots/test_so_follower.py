@@ -30,6 +30,7 @@ def arm() -> Iterator[SimulatedArm]:
 
 def follower(arm: SimulatedArm, folder: Path, **settings: object) -> SOFollower:
     save_calibration(folder / "mine.json", arm.calibration)
+    settings = {"num_read_retries": 20} | settings  # other work may hold this machine
     robot = make_robot(SO101FollowerConfig(port=arm.port, id="mine", calibration_dir=folder, **settings))
     assert isinstance(robot, SOFollower)
     return robot
@@ -145,7 +146,7 @@ def test_stopped_from_another_thread_it_takes_no_more_actions(arm: SimulatedArm,
 
 
 def test_it_is_stopped_although_its_motors_do_not_answer(arm: SimulatedArm, tmp_path: Path) -> None:
-    robot = follower(arm, tmp_path)
+    robot = follower(arm, tmp_path, num_read_retries=2)
     robot.connect()
     robot.send_action(HOME)
     arm.fault("no_reply")

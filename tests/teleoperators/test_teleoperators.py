@@ -228,6 +228,7 @@ def arm() -> Iterator[SimulatedArm]:
 
 def leader(arm: SimulatedArm, folder: Path, **settings: object) -> SOLeader:
     save_calibration(folder / "mine.json", arm.calibration)
+    settings = {"num_read_retries": 20} | settings  # other work may hold this machine
     return teleoperator(type="so101_leader", port=arm.port, id="mine", calibration_dir=folder, **settings)
 
 
