@@ -8,10 +8,10 @@ from typing import Any
 
 from lerobot_ops.config import Config
 from lerobot_ops.recording.config import RecordConfig
-from lerobot_ops.recording.frames import Layout, Processors
+from lerobot_ops.recording.continuing import check_continuing
+from lerobot_ops.recording.frames import Processors
 from lerobot_ops.recording.operator import Operator
-from lerobot_ops.recording.provenance import Provenance
-from lerobot_ops.recording.record import episodes_wanted
+from lerobot_ops.recording.record import episodes_wanted, layout_of
 from lerobot_ops.recording.safety import STATE
 from lerobot_ops.recording.session import session
 from lerobot_ops.recording.sources import Teleoperation
@@ -66,12 +66,13 @@ def check_hardware(config: RecordConfig, *, processors: Processors | None = None
             Teleoperation(teleop, arm.robot, processors)
             teleop.get_action()
         observation = processors.observation(arm.observe())
-        Layout(arm.robot, processors).observation(observation)
-        identity = arm.robot.identity()
-        Provenance.load(root).check_robot(identity, root, allow_other_calibration=config.allow_other_calibration)
+        layout = layout_of(config, arm, processors)
+        layout.observation(observation)
+        if root.exists():
+            check_continuing(config, arm.robot, layout)
         now = time.perf_counter()
         return HardwareFacts(
-            robot=identity,
+            robot=arm.robot.identity(),
             teleop=None if teleop is None else teleop.name,
             positions={key: float(observation[key]) for key in arm.robot.action_features if key in observation},
             status=arm.status,

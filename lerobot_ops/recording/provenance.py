@@ -75,24 +75,6 @@ class Provenance(Config):
         """Replace the file, at once and durably."""
         write_json(root / RECORDING_PATH, self.model_dump(mode="json"))
 
-    def check_robot(self, robot: dict[str, Any], root: Path, *, allow_other_calibration: bool) -> None:
-        """Raise DatasetError when the robot, or its calibration, is not that of the last session."""
-        if not self.sessions:
-            return
-        before, present = (_flat(each) for each in (self.sessions[-1].robot, robot))
-        for part in {**before, **present}:
-            if before.get(part) == present.get(part):
-                continue
-            fix = "record another dataset, or use that robot again"
-            if part.endswith("calibration"):
-                if allow_other_calibration:
-                    continue
-                fix += "; if its positions mean the same as before: --allow_other_calibration=true"
-            problem = "the dataset was recorded with another robot than this"
-            expected = before.get(part, "nothing")
-            found = present.get(part, "nothing")
-            raise DatasetError(problem, file=root, field=f"robot {part}", found=found, expected=expected, fix=fix)
-
     def _before(self, episode: int) -> list[EpisodeReport]:
         return [report for report in self.episodes if report.episode < episode]
 
@@ -114,17 +96,6 @@ def session_of(config: RecordConfig, robot: dict[str, Any], policy: dict[str, An
 def now() -> str:
     """This moment: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What of a robot's identity the numbers in a dataset depend on; cameras may be set otherwise from day to day."""
-    flat: dict[str, Any] = {}
-    for key, value in identity.items():
-        if isinstance(value, dict) and key != "cameras":
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif key != "cameras":
-            flat[prefix + key] = value
-    return flat
 
 
 def _user() -> str:

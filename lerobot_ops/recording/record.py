@@ -14,6 +14,7 @@ from lerobot_ops.datasets.writing.beginning import is_recording
 from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError
 from lerobot_ops.recording.config import RecordConfig, RolloutPolicyConfig
+from lerobot_ops.recording.continuing import check_continuing
 from lerobot_ops.recording.episodes import Episodes
 from lerobot_ops.recording.frames import Layout, Processors
 from lerobot_ops.recording.loop import Loop
@@ -79,7 +80,7 @@ def record(
         try:
             with contextlib.ExitStack() as dataset:  # it is left when the robot is safe already
                 with arm:
-                    layout = _layout(config, arm, processors)
+                    layout = layout_of(config, arm, processors)
                     writer, provenance = dataset.enter_context(_writing(config, arm.robot, layout))
                     most_waiting = max(2, round(config.dataset.backlog_s * config.dataset.fps))
                     recorder = EpisodeRecorder(writer, most_waiting)
@@ -142,7 +143,8 @@ def _runner(config: RolloutPolicyConfig) -> "PolicyRunner":
     return PolicyRunner.from_checkpoint(config.path, config.device)
 
 
-def _layout(config: RecordConfig, arm: GuardedRobot, processors: Processors) -> Layout:
+def layout_of(config: RecordConfig, arm: GuardedRobot, processors: Processors) -> Layout:
+    """The features that a recording stores."""
     return Layout(
         arm.robot,
         processors,
@@ -157,7 +159,7 @@ def _layout(config: RecordConfig, arm: GuardedRobot, processors: Processors) -> 
 def _writing(config: RecordConfig, robot: Robot, layout: Layout) -> Iterator[tuple[DatasetWriter, Provenance]]:
     """The writer of the dataset, and what is known about its recording; closed, but not finalised, at the end."""
     asked, root = config.dataset, config.dataset.place
-    identity, provenance = robot.identity(), Provenance()
+    provenance = Provenance()
     encoder = asked.rgb_encoder if "rgb_encoder" in asked.model_fields_set else None
     settings: dict[str, Any] = {
         "fps": asked.fps,
@@ -167,8 +169,7 @@ def _writing(config: RecordConfig, robot: Robot, layout: Layout) -> Iterator[tup
         "encoder_threads": asked.encoder_threads,
     }
     if root.exists():
-        provenance = Provenance.load(root)
-        provenance.check_robot(identity, root, allow_other_calibration=config.allow_other_calibration)
+        provenance = check_continuing(config, robot, layout)
         writer = DatasetWriter.resume(root, video=encoder, **settings)
     else:
         writer = DatasetWriter.create(root, video=encoder or VideoEncoding(), **settings)
@@ -176,7 +177,7 @@ def _writing(config: RecordConfig, robot: Robot, layout: Layout) -> Iterator[tup
     if config.policy is not None:
         policy = {"path": str(config.policy.path), "digest": digest(config.policy.path)}
     with contextlib.closing(writer):
-        yield writer, provenance.without(writer.num_episodes).with_session(session_of(config, identity, policy))
+        yield writer, provenance.without(writer.num_episodes).with_session(session_of(config, robot.identity(), policy))
 
 
 def episodes_wanted(config: RecordConfig, root: Path) -> int:
