@@ -111,16 +111,21 @@ def _viz(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
+    from lerobot_ops.training.ranks import is_main, quiet_torch
+
+    quiet_torch()
     from lerobot_ops.evaluation.in_training import TrainCommand, train_evaluated
 
     config = _parse(TrainCommand, arguments, "train")
     if config.dry_run:
         from lerobot_ops.training.dry_run import dry_run
 
-        print(dry_run(config))
+        if is_main():
+            print(dry_run(config))
         return
     result = train_evaluated(config, config.tracking)
-    print(f"{result.checkpoint}: trained for {result.steps} steps")
+    if is_main():
+        print(f"{result.checkpoint}: trained for {result.steps} steps")
 
 
 def _eval(arguments: Arguments) -> None:

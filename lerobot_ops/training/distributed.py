@@ -32,6 +32,9 @@ T = TypeVar("T")
 DECISIONS = datetime.timedelta(days=2)
 """How long the others wait for what process 0 does alone: an evaluation, a cache of frames, a slow disk."""
 
+LAST_WORDS = datetime.timedelta(seconds=20)
+"""How long the others stay for the one that has failed to say why."""
+
 
 class _FailedInMainError(Exception):
     """Process 0 failed, and says why itself."""
@@ -141,6 +144,9 @@ class World:
         if failure is not None and failed[0] == self.rank:
             raise failure
         if failed:
+            # torchrun ends all processes as soon as one has ended: the one that has something to say goes first
+            with contextlib.suppress(RuntimeError):
+                dist.barrier(group=self._group, async_op=True).wait(LAST_WORDS)
             raise SystemExit(2 if isinstance(failure, ConfigError) else 1)
 
 
@@ -160,7 +166,13 @@ def joined(config: "TrainConfig") -> Iterator[World]:
     ours = logging.getLogger("lerobot_ops")
     level = ours.level
     try:
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=config.parallelism.timeout_s))
+        dist.init_process_group(
+            backend,
+            store=_all_here(rank, size),
+            rank=rank,
+            world_size=size,
+            timeout=datetime.timedelta(seconds=config.parallelism.timeout_s),
+        )
         ours.setLevel(level if rank == 0 else logging.ERROR)
         group = dist.new_group(backend="gloo", timeout=DECISIONS)
         world = World(rank, size, _mesh(config.parallelism, device, size), group)
@@ -178,6 +190,14 @@ def joined(config: "TrainConfig") -> Iterator[World]:
         ) from None
     finally:
         ours.setLevel(level)
+
+
+def _all_here(rank: int, size: int) -> dist.Store:
+    """Where the processes find each other; process 0 may come late, since it first computes the dataset's version."""
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=DECISIONS))
+    store.set(f"process {rank}", "here")
+    store.wait([f"process {number}" for number in range(size)], DECISIONS)
+    return store
 
 
 def check_parallelism(config: "TrainConfig", size: int) -> None:
@@ -300,6 +320,11 @@ def part_like(value: Any, own: Any) -> Any:
 def is_part(value: Any) -> bool:
     """Whether this is torch's DTensor: the part that this process holds of a tensor."""
     return hasattr(value, "full_tensor")
+
+
+def own_parts(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What this process holds of each tensor: what is done to it is done to the tensor."""
+    return {name: value.to_local() if is_part(value) else value for name, value in tensors.items()}
 
 
 def whole(value: Any) -> Tensor:

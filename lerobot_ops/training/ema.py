@@ -4,13 +4,16 @@ The decay grows with the updates, 1 - (1 + n / inv_gamma) ** -power, so that the
 weights it began with (the warm-up of https://github.com/crowsonkb/k-diffusion, with LeRobot's names).
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lerobot_ops.config import Config
+from lerobot_ops.training.distributed import own_parts
 
 
 class EMAConfig(Config):
@@ -44,17 +47,32 @@ class WeightAverage:
 
     def __init__(self, config: EMAConfig, policy: nn.Module) -> None:
         self.config = config
-        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in policy.state_dict().items()}
+        self.weights: dict[str, Any] = {name: value.detach().clone() for name, value in policy.state_dict().items()}
 
     @torch.no_grad()
     def update(self, policy: nn.Module, step: int) -> None:
         """Take in the weights after the optimiser's step `step`, counted from 1."""
         share = 1 - self.config.decay_at(step)
-        present = policy.state_dict()
+        average, present = own_parts(self.weights), own_parts(policy.state_dict())
         floats = [name for name, value in present.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in floats], [present[name] for name in floats], share)
+        torch._foreach_lerp_([average[name] for name in floats], [present[name] for name in floats], share)
         for name in present.keys() - set(floats):
-            self.weights[name].copy_(present[name])
+            average[name].copy_(present[name])
+
+    @contextlib.contextmanager
+    def in_place_of(self, policy: nn.Module) -> Generator[None]:
+        """A block in which the policy has the average for its weights."""
+        average, present = own_parts(self.weights), own_parts(policy.state_dict())
+        kept = {name: value.detach().clone() for name, value in present.items()}
+        try:
+            with torch.no_grad():
+                for name, value in present.items():
+                    value.copy_(average[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in present.items():
+                    value.copy_(kept[name])
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from the average of a checkpoint."""

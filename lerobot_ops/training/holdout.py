@@ -3,12 +3,12 @@
 import csv
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.datasets.loader import read_ahead
@@ -44,7 +44,7 @@ class HeldOut:
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         policy.eval()
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), average.in_place_of(policy) if average else nullcontext():
                 torch.manual_seed(self.config.seed)
                 every = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
                 own = [(part, len(part)) for part in every[world.rank :: world.size]]
@@ -57,7 +57,7 @@ class HeldOut:
                         return None
                     ready = learner.preprocessor(scaled(batch, learner.device))
                     with learner.precision.autocast():
-                        loss, _ = functional_call(policy, average.weights, (ready,)) if average else policy(ready)
+                        loss, _ = policy(ready)
                     total += weight * loss.double().cpu()
         finally:
             policy.train()

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM during a training: it ends after the step it is in, with a checkpoint."""
+"""Ctrl-C and SIGTERM during a training: it ends after the step it is in, with a checkpoint.
+
+Signals reach the main thread alone. Who trains in another one ends that training through `interrupting_threads`.
+"""
 
 import contextlib
 import logging
@@ -11,6 +14,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _listeners: list[Callable[[], object]] = []
+_in_threads: list["Interrupt"] = []
+_told: list[signal.Signals] = []
+_lock = threading.RLock()  # a second signal may come while its own thread holds it
 
 
 class Interrupt:
@@ -42,10 +48,17 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Note signals in this block; in a thread, which gets none, it only gives an `Interrupt` that never comes."""
+    """Note signals in this block; in a thread, which gets none, note what `interrupting_threads` is told."""
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt
+        with _lock:
+            _in_threads.append(interrupt)
+            if _told:
+                interrupt.receive(_told[0], None)
+        try:
+            yield interrupt
+        finally:
+            _in_threads.remove(interrupt)
         return
     interrupt.before = {number: signal.signal(number, interrupt.receive) for number in SIGNALS}
     try:
@@ -53,6 +66,22 @@ def interruptible() -> Iterator[Interrupt]:
     finally:
         for number, handler in interrupt.before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupting_threads() -> Iterator[Callable[[signal.Signals], None]]:
+    """Yield a function that ends the trainings in threads of this process, and what begins until the block ends."""
+
+    def interrupt_threads(number: signal.Signals) -> None:
+        with _lock:
+            _told.append(number)
+            for interrupt in _in_threads:
+                interrupt.receive(number, None)
+
+    try:
+        yield interrupt_threads
+    finally:
+        _told.clear()
 
 
 @contextlib.contextmanager

@@ -30,3 +30,12 @@ def process() -> tuple[int, int, int]:
 def is_main() -> bool:
     """Whether this process is the one that writes and logs."""
     return process()[0] == 0
+
+
+def quiet_torch() -> None:
+    """Before torch is imported in one of several processes: have it tell errors only.
+
+    Every process would tell that it looks for parameters without a gradient and has found none.
+    """
+    if process()[1] > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

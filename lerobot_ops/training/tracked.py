@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.tracking import Registered, Run, TrackingConfig, open_run, register_checkpoint
 from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.ranks import is_main
 from lerobot_ops.training.run_directory import continues
 from lerobot_ops.versioning.digest import digest
 
@@ -41,6 +42,8 @@ def train_tracked(
     """
     from lerobot_ops.training.train import train  # torch is imported where it is needed
 
+    if not is_main():  # one process tracks what all of them do
+        return train(config, on_checkpoint=on_checkpoint)
     root = config.dataset.root
     version = digest(root) if root.is_dir() else ""
     begun: list[Run] = []
@@ -50,7 +53,7 @@ def train_tracked(
         known = run_id(config.output_dir) if continues(config.output_dir, config.identity(version)) else None
         run = open_run(
             tracking,
-            name=f"train {config.policy.type}",
+            name=config.job_name or f"train {config.policy.type}",
             parent_id=parent_id,
             run_id=known,
             tags={"step": "train", "dvc.dataset": version, **(tags or {})},
