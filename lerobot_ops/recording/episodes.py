@@ -87,11 +87,10 @@ class Episodes:
         self._settle()
 
     def _ask(self, number: int, wanted: int) -> Decision:
-        last = self.reports[-1] if self.reports else None
-        plan = Plan(self._next, number + 1, wanted, self._task, last)
         with self._loop.arm.holding():
             self._settle()
-            return self._operator.ready(plan)
+            last = self.reports[-1] if self.reports else None
+            return self._operator.ready(Plan(self._next, number + 1, wanted, self._task, last))
 
     def _record(self, source: Source, number: int, wanted: int) -> Event | None:
         self._check_space()
