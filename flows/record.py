@@ -38,8 +38,8 @@ class OperatorConfig(Config):
     null: the form when a deployment runs the flow, else the terminal."""
     timeout_s: int = Field(default=1800, ge=5)
     """A form that nobody answers for so long ends the recording."""
-    robot_patience_s: float = Field(default=10, gt=0)
-    """So long another run that has the robot is waited for."""
+    robot_patience_s: float = Field(default=90, gt=0)
+    """So long another run that has the robot is waited for; a killed one keeps it for a minute."""
 
 
 class RecordFlowConfig(RecordConfig):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 from uuid import UUID
 
 import httpx
@@ -25,18 +26,20 @@ from tasks.steps import slug
 
 POLL_S = 1
 """Between two looks at whether the form was sent."""
+LEASE_S = 60
+"""A killed run keeps the robot's slot for so long; the least that Prefect allows."""
 _AWAY = (httpx.HTTPError, PrefectHTTPStatusError, OSError)
 
 
 class Take(RunInput):
     """What an operator says before an episode."""
 
-    action: str = Field(default="record", pattern="^(record|redo|stop)$")
-    """record the episode; redo the one before, which is taken out of the dataset; or stop here."""
-    task: str = Field(min_length=1)
-    """What the robot does, in a sentence; it is stored with every frame."""
-    episodes: int = Field(ge=0)
-    """How many this run records."""
+    action: Literal["record", "redo", "stop"] = Field(
+        default="record",
+        description="record it; redo the one before, which is taken out of the dataset; or stop here",
+    )
+    task: str = Field(min_length=1, description="what the robot does, in a sentence; it is stored with every frame")
+    episodes: int = Field(ge=0, description="how many this run records")
 
 
 class Form(Operator):
@@ -68,7 +71,7 @@ class Form(Operator):
                     fix="start it again and run the flow with resume=true; what was saved is in the dataset",
                 ) from None
             else:
-                return Decision(action=answer.action, task=answer.task, wanted=answer.episodes)  # type: ignore[arg-type]
+                return Decision(action=answer.action, task=answer.task, wanted=answer.episodes)
 
     def say(self, message: str) -> None:
         self._logger.info(message)
@@ -124,10 +127,16 @@ def turn_at(config: RobotConfig, patience_s: float) -> Iterator[None]:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
     with contextlib.ExitStack() as held:
         try:
-            turn = concurrency(name, timeout_seconds=patience_s, strict=True, raise_on_lease_renewal_failure=False)
+            turn = concurrency(
+                name,
+                timeout_seconds=patience_s,
+                lease_duration=LEASE_S,
+                strict=True,
+                raise_on_lease_renewal_failure=False,
+            )
             held.enter_context(turn)
         except TimeoutError:
-            fix = f"wait for that run, or cancel it; look at: prefect gcl inspect {name}"
+            fix = f"wait for that run, or cancel it; when none is left: prefect gcl update {name} --active-slots 0"
             raise ArtifactError("another run has the robot", field=name, fix=fix) from None
         yield
 
