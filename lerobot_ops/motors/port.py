@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lerobot_ops.errors import DeviceError, PrerequisiteError
@@ -160,12 +161,24 @@ class SerialPort:
 
 def _cannot_open(name: str, error: Exception) -> DeviceError:
     text = str(error)
-    if isinstance(error, FileNotFoundError) or "No such file" in text:
+    if "No such file" in text:
         fix = "plug the arm's USB cable in, and find its port with `lerobot-ops find-port`"
     elif "Permission denied" in text:
         fix = "sudo usermod -aG dialout $USER, then log out and in again"
     elif "exclusively lock" in text:
-        fix = "close the other program that uses it: `fuser -v " + name + "` names it"
+        fix = f"end what uses it: {_users(name) or f'`sudo fuser -v {name}` names it'}"
     else:
         fix = "check the port with `lerobot-ops find-port`"
     return DeviceError("the serial port cannot be opened", file=name, found=text, fix=fix)
+
+
+def _users(name: str) -> str:
+    """The processes that have the device open, of those that we may look into."""
+    device = os.path.realpath(name)
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry) == device:
+                process = entry.parents[1]
+                found.add(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+    return ", ".join(sorted(found))

@@ -1,6 +1,7 @@
 """A Feetech bus on an arm: what it reads and writes is what the arm does."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -260,5 +261,5 @@ def test_wrong_uses_say_what_is_right(bus: FeetechMotorsBus) -> None:
 def test_a_port_that_is_not_there_or_taken(arm: SimulatedArm, bus: FeetechMotorsBus) -> None:
     with pytest.raises(DeviceError, match=r"(?s)cannot be opened.*find-port"):
         FeetechMotorsBus("/dev/no-such-arm", MOTORS).connect()
-    with pytest.raises(DeviceError, match=r"(?s)cannot be opened.*close the other program"):
+    with pytest.raises(DeviceError, match=rf"(?s)cannot be opened.*end what uses it: .*\(process {os.getpid()}\)"):
         FeetechMotorsBus(arm.port, MOTORS).connect()
