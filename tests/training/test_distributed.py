@@ -1,17 +1,30 @@
 """Trainings in two processes: equal to one, the same to the bit after a kill, and ended together."""
 
 import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from safetensors.torch import load_file
 
+from lerobot_ops.errors import ConfigError
 from lerobot_ops.policies import load_policy
 from lerobot_ops.training.config import TrainConfig
+from lerobot_ops.training.distributed import check_parallelism
+from lerobot_ops.training.ranks import process
+from lerobot_ops.training.sampler import EpisodeAwareSampler, Position
 from lerobot_ops.training.train import train
-from tests.training.processes import start
-from tests.training.test_train import rows
+from tests.training.processes import free_port, start
+from tests.training.test_train import content, rows
 
 Configured = Callable[..., TrainConfig]
 SHARDED = {"dp_shard": -1}
@@ -37,8 +50,6 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(configured: Co
     one = configured(batch_size=8, output_dir=tmp_path / "one", **options)
     two = configured(batch_size=4, output_dir=tmp_path / "two", **options)
     parts = configured(batch_size=4, output_dir=tmp_path / "parts", parallelism=SHARDED, **options)
-    more = configured(batch_size=2, output_dir=tmp_path / "more", parallelism=SHARDED, **options)
-    more = more.altered("accelerator.gradient_accumulation.steps", 2)
     trainings = [start(config, 2) for config in (two, parts)]
     train(one)
     for training in trainings:
@@ -53,9 +64,178 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(configured: Co
         found = [[list(row.values()) for row in rows(tmp_path / name / file)] for name in ("one", "two", "parts")]
         np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
         np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {
-        path.name for path in (tmp_path / "one").iterdir()
-    }
     counts = json.loads((tmp_path / "parts/checkpoints/last/training_state/training_step.json").read_text())
     assert (counts["dp_world_size"], counts["batch_size"], counts["parallelism"]["dp_shard"]) == (2, 4, 2)
     assert load_policy(tmp_path / "parts/pretrained_model").config.chunk_size == 1
+
+
+def test_gradients_of_several_batches_are_averaged_once(configured: Configured, tmp_path: Path) -> None:
+    one = configured(batch_size=8, output_dir=tmp_path / "one", **EQUAL)
+    one = one.altered("accelerator.gradient_accumulation.steps", 2)
+    two = one.altered("batch_size", 4).altered("output_dir", tmp_path / "two")
+    parts = two.altered("output_dir", tmp_path / "parts").altered("parallelism.dp_shard", 2)
+    trainings = [start(config, 2) for config in (two, parts)]
+    train(one)
+    for training, name in zip(trainings, ("two", "parts"), strict=True):
+        assert training.wait() == [0, 0], training.output()
+        assert difference(tmp_path / "one", tmp_path / name) < 2e-6
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_killed_and_resumed_is_as_if_it_had_not_been(configured: Configured, tmp_path: Path, shards: int) -> None:
+    """With dropout and noise, in the middle of a line of the log."""
+    options = {"steps": 20, "save_freq": 10, "log_freq": 7, "parallelism": {"dp_shard": shards}}
+    options |= {"ema": {"enable": True}, "dataset": {"eval_split": 0.25}, "resume": "auto"}
+    whole = start(configured(output_dir=tmp_path / "whole", **options), 2)
+    killed = start(configured(**options), 2, step=13, rank=1)
+    codes = killed.wait()
+    assert codes == [1, -signal.SIGKILL], killed.output()
+    assert "process 0 of this training has lost the others" in killed.output(0)
+    assert "Traceback" not in killed.output()
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("0*")) == ["000010"]
+    resumed = start(configured(**options), 2)
+    assert resumed.wait() == whole.wait() == [0, 0], resumed.output() + whole.output()
+    mine, theirs = content(tmp_path / "run"), content(tmp_path / "whole")
+    assert mine.pop("run.json") and theirs.pop("run.json")
+    assert mine == theirs
+    state = tmp_path / "run/checkpoints/last/training_state"
+    first, second = (
+        load_file(state / name)["torch_rng_state"] for name in ("rng_state.safetensors", "rng_state_1.safetensors")
+    )
+    assert not torch.equal(first, second)
+
+
+def test_another_number_of_processes_goes_on(
+    configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes, then one with as many frames a step, then one with another number of frames, then two again."""
+    options = {**EQUAL, "log_freq": 4, "save_freq": 4}
+    two = start(configured(batch_size=4, steps=4, parallelism=SHARDED, **{**options, "steps": 4}), 2)
+    train(configured(batch_size=8, output_dir=tmp_path / "one", **{**options, "steps": 8}))
+    assert two.wait() == [0, 0], two.output()
+    with caplog.at_level(logging.WARNING):
+        train(configured(batch_size=8, resume=True, **{**options, "steps": 8}))
+    assert "made by 2 process(es) with batches of 4 each, and here are 1 with 8: noise" in caplog.text
+    assert difference(tmp_path / "one", tmp_path / "run") < 2e-6
+
+    with caplog.at_level(logging.WARNING):
+        train(configured(batch_size=5, resume=True, **{**options, "steps": 12}))
+    assert "not their batches" in caplog.text
+    counts = json.loads((tmp_path / "run/checkpoints/last/training_state/training_step.json").read_text())
+    assert counts["order"] == {"batches": 8, "epoch": 1, "start": 8}  # 50 frames are 7 batches of 8; one more was seen
+    again = start(configured(batch_size=4, resume=True, **{**options, "steps": 14}), 2)
+    assert again.wait() == [0, 0], again.output()
+    with pytest.raises(ConfigError, match=r"dim_model: 16 there, 32 here"):
+        train(
+            configured(
+                resume=True,
+                policy={**PLAIN, "dim_model": 32},
+                **{**{k: v for k, v in options.items() if k != "policy"}, "steps": 16},
+            )
+        )
+
+
+def test_the_order_of_frames_goes_on_with_batches_of_another_size() -> None:
+    bounds = np.array([0, 13, 22]), np.array([13, 22, 39])
+    before, after = (EpisodeAwareSampler(*bounds, batch_size=size, seed=1) for size in (8, 3))
+    assert not after.go_on(7, 8, Position())  # an epoch of 5 batches, and 2 more
+    plain = np.concatenate([before.batch(step) for step in range(5, 10)])
+    assert np.array_equal(np.concatenate([after.batch(step) for step in range(7, 7 + 8)]), plain[16:])
+    assert after.position(15) == Position(15, 2, 0)
+    assert np.array_equal(after.batch(15), before.batch(10)[:3])
+    assert EpisodeAwareSampler(*bounds, batch_size=3, seed=1).go_on(15, 3, after.origin)
+
+
+def test_parts_of_a_batch_weigh_as_much_as_they_have_frames() -> None:
+    bounds = np.array([0, 13, 22]), np.array([13, 22, 39])
+    sampler = EpisodeAwareSampler(*bounds, batch_size=8, seed=1)
+    for step in range(5):
+        parts = [sampler.part(step, rank, 3) for rank in range(3)]
+        assert np.array_equal(np.concatenate([rows for rows, _ in parts]), sampler.batch(step))
+        assert sum(weight for _, weight in parts) == pytest.approx(3)
+    alone = EpisodeAwareSampler(bounds[0][:1], bounds[1][:1], batch_size=12, seed=1)
+    assert [weight for _, weight in (alone.part(1, rank, 3) for rank in range(3))] == [3.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_torchrun_that_is_told_to_end_saves_a_checkpoint(
+    configured: Configured, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = configured(steps=100_000, save_freq=100_000, log_freq=10)
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json(exclude={"policy": {"input_features", "output_features"}}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command = [*torchrun, "-m", "lerobot_ops.cli", "train", f"--config_path={file}", "--tracking.enable=false"]
+    root = Path(__file__).parents[2]
+    started = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "run/log.csv").exists() or len(rows(tmp_path / "run/log.csv")) < 2:
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    told = time.monotonic()
+    started.send_signal(number)
+    _, said = started.communicate(timeout=60)
+    assert time.monotonic() - told < 20
+    assert started.returncode
+    assert said.count(f"{number.name}: saving a checkpoint") == 1, said
+    saved = int(os.readlink(tmp_path / "run/checkpoints/last"))
+    assert saved >= 20
+    again = start(config.altered("resume", True).altered("steps", saved + 1), 2)
+    assert again.wait() == [0, 0], again.output()
+
+
+def test_a_process_that_does_not_answer_ends_the_others(configured: Configured, tmp_path: Path) -> None:
+    config = configured(steps=100_000, log_freq=10).altered("parallelism.timeout_s", 3.0)
+    training = start(config, 2)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/log.csv").exists() or not rows(tmp_path / "run/log.csv"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(training.processes[1].pid or 0, signal.SIGSTOP)
+    training.processes[0].join(60)
+    assert training.processes[0].exitcode == 1
+    assert "did not answer for 3 s" in training.output(0)
+    training.processes[1].kill()
+    training.wait()
+
+
+def test_problems_are_told_once(configured: Configured, tmp_path: Path) -> None:
+    missing = start(configured(dataset={"root": tmp_path / "nowhere"}), 2)
+    diverging = start(configured(policy={"optimizer_lr": 1e30}, save_freq=1, output_dir=tmp_path / "diverging"), 2)
+    codes = missing.wait()
+    assert codes == [1, 1]
+    assert missing.output(0).startswith("error: ")
+    assert missing.output(1) == ""
+    codes = diverging.wait()
+    assert codes == [1, 1], diverging.output()
+    assert re.search(r"error: training has diverged[\s\S]*at step \d+, whose batch has", diverging.output(0))
+    assert "diverged" not in diverging.output(1)
+    last = os.readlink(tmp_path / "diverging/checkpoints/last")
+    weights = load_file(tmp_path / "diverging/checkpoints" / last / "pretrained_model/model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "message"),
+    [
+        ({"parallelism": {"dp_shard": 2}}, 1, "torchrun --nproc-per-node=2"),
+        ({"parallelism": {"dp_shard": 3}}, 4, r"dp_shard=3 for 4 process"),
+        ({"parallelism": {"dp_shard": -1, "dp_replicate": 3}}, 4, "cannot be arranged"),
+        ({"policy": {"device": "cuda:1"}}, 2, "CUDA_VISIBLE_DEVICES"),
+        ({"compile": True, "parallelism": SHARDED}, 2, "not compiled"),
+        ({"accelerator": {"mixed_precision": "fp16"}, "parallelism": SHARDED}, 2, "bf16"),
+        ({"parallelism": {"dp_shard": 0}}, 1, "dp_shard is a number of parts"),
+    ],
+)
+def test_what_cannot_be_shared(configured: Configured, options: dict, processes: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_parallelism(configured(**options), processes)
+
+
+def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="start the training with torchrun, or unset WORLD_SIZE"):
+        process()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert process() == (0, 1, 0)
