@@ -79,7 +79,10 @@ class EpisodeRecorder:
 
         def saved() -> T:
             self.check()
-            self._writer.save_episode()
+            try:
+                self._writer.save_episode()
+            except (OpsError, OSError) as error:
+                raise self._explained(error) from error
             return then(time.perf_counter() - began)
 
         return self._do(saved)
@@ -124,16 +127,23 @@ class EpisodeRecorder:
         try:
             if self._error is None:
                 self._writer.add_frame(make())
-        except OpsError as error:
-            self._error = error
-        except OSError as error:
-            fix = "mend this, then go on with --resume=true; what was saved before is safe"
-            problem = f"the episode could not be written: {error.strerror or error}"
-            self._error = ArtifactError(problem, file=error.filename or self.root, fix=fix)
         except Exception as error:
-            self._error = DatasetError("a frame could not be made", found=repr(error))
+            self._error = self._explained(error)
         finally:
             self._written += 1
+
+    def _explained(self, error: Exception) -> OpsError:
+        """An error of the disk, which may have struck an encoder, or else what the error says itself."""
+        cause = error.__cause__ if isinstance(error, OpsError) else error
+        if isinstance(cause, OSError):
+            return ArtifactError(
+                f"the episode could not be written: {cause.strerror or cause}",
+                file=cause.filename or self.root,
+                fix="make room or mend the disk, then go on with --resume=true; what was saved before is safe",
+            )
+        if isinstance(error, OpsError):
+            return error
+        return DatasetError("a frame could not be made", found=repr(error), fix="mend the robot or the processors")
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -101,6 +101,7 @@ class GuardedRobot:
         """What the robot sees now; raises DeviceError when a camera has not seen anything new for too long."""
         self.beat()
         observation = self.robot.get_observation()
+        self._check_alarms()
         self._check_cameras()
         return observation
 
@@ -218,6 +219,18 @@ class GuardedRobot:
             self._watchdog.check()
         except DeviceError as error:
             self.stop(error)
+
+    def _check_alarms(self) -> None:
+        alarms = self.robot.alarms
+        if alarms and self.config.stop_on_alarms:
+            motor, complaints = next(iter(alarms.items()))
+            raise DeviceError(
+                "a motor complains",
+                field=motor,
+                found=", ".join(complaints),
+                fix="look for what blocks or heats it, switch its power off and on; --safety.stop_on_alarms=false "
+                "leaves it to the motor",
+            )
 
     def _check_cameras(self) -> None:
         most = self.config.max_camera_age_ms

@@ -27,7 +27,9 @@ class SafetyConfig(Config):
     max_voltage: float | None = 13.5
     readings: int = Field(default=3, ge=1)
     """A current may be too high in fewer readings in a row than this."""
-    status_interval_s: float | None = Field(default=1.0, gt=0)
+    stop_on_alarms: bool = True
+    """A motor that complains (overload, overheating, ...) ends the session; otherwise it protects itself alone."""
+    status_interval_s: float | None = Field(default=0.1, gt=0)
     """Seconds between readings of temperature, current and voltage."""
     max_camera_age_ms: float | None = Field(default=200.0, gt=0)
     """A camera without a new picture for so long ends the recording."""

@@ -1,7 +1,7 @@
 """Two SO follower arms as one robot."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lerobot_ops.cameras.camera import Camera
@@ -108,6 +108,10 @@ class BiSOFollower(Robot):
 
     def status(self) -> dict[str, float]:
         return self._of_both({side: arm.status() for side, arm in self.arms.items()})
+
+    @property
+    def alarms(self) -> Mapping[str, tuple[str, ...]]:
+        return self._of_both({side: dict(arm.alarms) for side, arm in self.arms.items()})
 
     def stop(self) -> None:
         for arm in self.arms.values():

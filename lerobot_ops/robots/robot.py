@@ -111,6 +111,11 @@ class Robot(ABC):
     def status(self) -> dict[str, float]:
         """`"<motor>.temperature"` (°C), `.voltage` (V), `.current` (mA), `.load` (% of the greatest); if known."""
 
+    @property
+    def alarms(self) -> Mapping[str, tuple[str, ...]]:
+        """What motors complained about with their last answers, by motor: `overload`, ...; empty if all is well."""
+        return {}
+
     @abstractmethod
     def stop(self) -> None:
         """Take the torque off, now. Never raises, may be called from any thread and more than once.

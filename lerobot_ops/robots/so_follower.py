@@ -158,6 +158,10 @@ class SOFollower(Robot):
     def status(self) -> dict[str, float]:
         return self._arm.status()
 
+    @property
+    def alarms(self) -> Mapping[str, tuple[str, ...]]:
+        return self.bus.alarms
+
     def stop(self) -> None:
         # Bytes that need no answer, past the bus's lock: somebody may wait there for a motor that does not answer. An
         # action that is just being sent is waited for, but not long. `disconnect` asks every motor to confirm.
