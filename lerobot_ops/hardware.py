@@ -156,9 +156,10 @@ def _listed() -> list[SerialDevice]:
 
 
 def _named(patterns: list[str]) -> list[SerialDevice]:
-    paths = sorted({path for pattern in patterns for path in glob.glob(pattern)})
+    paths = {path for pattern in patterns for path in glob.glob(pattern) if Path(path).is_char_device()}
     return [
-        SerialDevice(port=path, lasting=_lasting(path), usable=os.access(path, os.R_OK | os.W_OK)) for path in paths
+        SerialDevice(port=path, lasting=_lasting(path), usable=os.access(path, os.R_OK | os.W_OK))
+        for path in sorted(paths)
     ]
 
 

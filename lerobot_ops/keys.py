@@ -85,6 +85,8 @@ class _Terminal:
                 fix="run the command in a terminal (over SSH: ssh -t), or choose another teleoperator",
             )
         file = sys.stdin.fileno()
+        if _in_background(file):  # the system would stop this process as soon as it touched the terminal
+            raise DeviceError("there is no keyboard: the command runs in the background", fix="run it without &")
         self._before = termios.tcgetattr(file)
         atexit.register(termios.tcsetattr, file, termios.TCSADRAIN, self._before)
         tty.setcbreak(file, termios.TCSANOW)
@@ -121,6 +123,13 @@ class _Terminal:
             for name in names:
                 for listener in tuple(self._listeners):
                     listener.put(name)
+
+
+def _in_background(file: int) -> bool:
+    try:
+        return os.tcgetpgrp(file) != os.getpgrp()
+    except OSError:  # not the terminal that controls this process
+        return False
 
 
 def parse(text: str) -> tuple[list[str], str]:

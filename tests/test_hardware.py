@@ -4,11 +4,12 @@ import json
 import math
 import os
 import pty
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,8 @@ class Operator:
 
     def __init__(self, *arguments: object) -> None:
         self.terminal, inner = pty.openpty()
-        command = [PROGRAM, *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, close_fds=True)
+        command = ["setsid", "--ctty", PROGRAM, *map(str, arguments)]  # in the foreground of this terminal
+        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner)
         os.close(inner)
         self.shown = ""
 
@@ -50,7 +51,9 @@ class Operator:
         end = time.monotonic() + SOON_S
         while self.process.poll() is None:
             assert time.monotonic() < end, self.shown
-            time.sleep(0.02)
+            if select.select([self.terminal], [], [], 0.02)[0]:  # a terminal that nobody empties holds the command
+                with suppress(OSError):  # it was closed
+                    self.shown += os.read(self.terminal, 4096).decode(errors="replace")
         return self.process.returncode
 
 
@@ -195,6 +198,22 @@ def test_the_motors_of_a_new_arm_get_their_ids(tmp_path: Path) -> None:
             assert person.ends() == 0
         arm.on_chain(None)
         assert FeetechMotorsBus.scan_port(arm.port, baudrates=[1_000_000]) == {1_000_000: [1, 2, 3, 4, 5, 6]}
+
+
+def test_an_arm_is_moved_by_the_keys_of_a_terminal(tmp_path: Path) -> None:
+    patience = ["--safety.watchdog=false", "--robot.num_read_retries=50"]  # other work may hold this machine
+    with simulate("so101", timing=False) as arm:
+        save_calibration(tmp_path / "blue.json", arm.calibration)
+        with operator("teleoperate", *device("robot", arm, tmp_path), "--teleop.type=keyboard", *patience) as person:
+            end = time.monotonic() + SOON_S
+            while arm.angles["shoulder_pan"] < 8 or arm.angles["gripper"] < 5:
+                assert time.monotonic() < end, person.shown
+                os.write(person.terminal, b"do")
+                time.sleep(0.1)
+            os.write(person.terminal, b"q")
+            assert person.ends() == 0
+        assert not any(arm.torques.values())
+        assert abs(arm.angles["wrist_flex"]) < 3
 
 
 def test_no_camera_is_no_error(tmp_path: Path) -> None:
