@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lerobot_ops.errors import DeviceError
 from lerobot_ops.motors.calibration import load_calibration
 from lerobot_ops.motors.feetech import FeetechMotorsBus
 from lerobot_ops.motors.simulator import SimulatedArm, kinds, simulate
@@ -298,6 +299,22 @@ def test_a_port_is_a_link_that_outlives_the_cable(tmp_path: Path) -> None:
         arm.plug_in()
         assert os.path.realpath(arm.port).startswith("/dev/pts/")
     assert not os.path.lexists(arm.port)
+
+
+def test_a_hand_that_fails_is_not_silent() -> None:
+    arm = SimulatedArm("so101")
+    arm.hand(lambda now: {"gripper": 1 / 0})
+    with pytest.raises(DeviceError):
+        FeetechMotorsBus(arm.port, kinds.motors("so101")).connect()
+    with pytest.raises(ZeroDivisionError):
+        arm.close()
+
+
+def test_a_hand_may_be_quicker_than_registers_can_say() -> None:
+    one = servo()
+    one.hand = lambda now: 3000.0
+    after(one, 1e-6)
+    assert int.from_bytes(one.read(58, 2), "little") == 0x7FFF
 
 
 def test_an_arm_obeys_words() -> None:

@@ -58,6 +58,7 @@ class SimulatedArm:
         self._master = self._slave = -1
         self._wake, self._waker = os.pipe()
         self._stopped = False
+        self._failure: Exception | None = None
         self.requests = 0
         """How many packets reached the servos."""
         self.plug_in()
@@ -171,7 +172,7 @@ class SimulatedArm:
         self._nudge()
 
     def close(self) -> None:
-        """Take the arm away; may be called twice."""
+        """Take the arm away; may be called twice. Raises what its hand raised."""
         if self._stopped:
             return
         self._stopped = True
@@ -182,10 +183,19 @@ class SimulatedArm:
         os.close(self._waker)
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+        if self._failure is not None:
+            raise self._failure
 
     # The wire
 
     def _serve(self) -> None:
+        try:
+            self._answer()
+        except Exception as error:  # of a hand; whoever talks to the arm finds it gone, and `close` says why
+            self._failure = error
+            self.unplug()
+
+    def _answer(self) -> None:
         while not self._stopped:
             with self._lock:
                 master, due = self._master, self._late[0][0] if self._late else None

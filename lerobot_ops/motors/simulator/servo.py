@@ -8,8 +8,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lerobot_ops.motors.encoding import decode, encode
-from lerobot_ops.motors.tables import ALARMS, BAUD_CODES, CURRENT_UNIT_MA, EEPROM_END, MODELS, TABLES
+from lerobot_ops.motors.encoding import decode, encode, limits
+from lerobot_ops.motors.tables import (
+    ALARMS,
+    BAUD_CODES,
+    CURRENT_UNIT_MA,
+    EEPROM_END,
+    LOAD_UNIT_PERCENT,
+    MODELS,
+    TABLES,
+    VOLTAGE_UNIT_V,
+)
 
 VOLTAGE, SENSOR, OVERHEAT, OVERCURRENT, OVERLOAD = ALARMS
 _STEP_S = 0.004
@@ -38,6 +47,8 @@ _DEFAULTS = {
     "Velocity_closed_loop_I_integral_coefficient": 10,
 }  # fmt: skip
 _DEFAULTS_RAM = {"Torque_Limit": 1000, "Lock": 1, "Moving_Velocity_Threshold": 50, "Maximum_Acceleration": 254}
+_OFFSET, _TORQUE, _GOAL = 31, 40, 42
+_PRESENT_START, _PRESENT_END = 56, 71
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,8 @@ class Servo:
         """Time (s) to position (steps): somebody who moves the joint while its torque is off."""
         self.forced_alarms = 0
         """Bits that a fault holds on."""
+        self._known: dict[str, int] = {}
+        """Values of registers, decoded once and forgotten when anything is written."""
         self._latched = 0
         self._strained_since: float | None = None
         self._turns = 0
@@ -115,7 +128,7 @@ class Servo:
 
     @property
     def torque(self) -> bool:
-        return bool(self.memory[40])
+        return bool(self.memory[_TORQUE])
 
     @property
     def error(self) -> int:
@@ -133,19 +146,26 @@ class Servo:
 
     def get(self, data_name: str) -> int:
         """A register's value."""
-        register = self.registers[data_name]
-        held = bytes(self.memory[register.address : register.address + register.size])
-        return decode(held, register, self.protocol)
+        value = self._known.get(data_name)
+        if value is None:
+            register = self.registers[data_name]
+            held = bytes(self.memory[register.address : register.address + register.size])
+            value = decode(held, register, self.protocol)
+            if register.address < _PRESENT_START:
+                self._known[data_name] = value
+        return value
 
     def set(self, data_name: str, value: int, *, save: bool = False) -> None:
         """Put a value into a register, as if it had always been there."""
         register = self.registers[data_name]
         self.memory[register.address : register.address + register.size] = encode(value, register, self.protocol)
+        self._known.pop(data_name, None)
         if save:
             self._saved = bytes(self.memory[:EEPROM_END])
 
     def power_cycle(self) -> None:
         """Lose what is not in the EEPROM."""
+        self._known.clear()
         self.memory[:EEPROM_END] = self._saved
         self.memory[EEPROM_END:] = bytes(len(self.memory) - EEPROM_END)
         for data_name, value in _DEFAULTS_RAM.items():
@@ -164,12 +184,16 @@ class Servo:
     # Memory, as instructions reach it
 
     def read(self, address: int, size: int) -> bytes:
-        if address + size > 56 and address < 71:
-            self._show()
+        if address < _PRESENT_END and address + size > _PRESENT_START:
+            self._show(address, size)
         return bytes(self.memory[address : address + size])
 
     def write(self, address: int, data: bytes) -> None:
-        before = bytes(self.memory[40:41])
+        before = self.memory[_TORQUE]
+        if address == _GOAL and len(data) == 2:  # what is written all the time
+            self._known.pop("Goal_Position", None)
+        else:
+            self._known.clear()
         lock = self.registers["Lock"].address
         for at, byte in enumerate(data, address):
             if at < len(self.memory) and at not in _READ_ONLY:
@@ -179,11 +203,11 @@ class Servo:
             saved = bytearray(self._saved)
             saved[address : address + len(data)] = self.memory[address : min(EEPROM_END, address + len(data))]
             self._saved = bytes(saved[:EEPROM_END])
-        if 40 in touched:
-            self._switch(before[0])
-        if 42 in touched:
+        if _TORQUE in touched:
+            self._switch(before)
+        if _GOAL in touched:
             self._aim()
-        if 31 in touched:
+        if _OFFSET in touched:
             self._wrap()
 
     def register_write(self, address: int, data: bytes) -> None:
@@ -228,7 +252,7 @@ class Servo:
     def _move(self, seconds: float) -> float:
         """One step; returns how hard the joint is pushed against a stop, in %."""
         mode = self.get("Operating_Mode") if self.protocol == 0 else 0
-        fastest = _FASTEST * self.get("Max_Torque_Limit") / 1000 or 1.0
+        fastest = _FASTEST * min(1000, self.get("Max_Torque_Limit")) / 1000 or 1.0
         limit = self.get("Goal_Velocity")
         quickest = min(_QUICKEST, self.memory[41] * 100.0 or _QUICKEST)
         gap = 0.0
@@ -313,30 +337,29 @@ class Servo:
         shown = round(self.position - self._offset - self._turns * self.resolution)
         return max(0, min(self.resolution - 1, shown))
 
-    def _show(self) -> None:
-        moving = abs(self.velocity) > 5
-        self.set("Present_Position", self._shown())
-        self.set("Present_Velocity", round(self.velocity) if self.protocol == 0 else abs(round(self.velocity)))
-        load = round(self.load * 10)
-        self.set("Present_Load", load if self.protocol == 0 else abs(load))
-        self.set("Present_Voltage", max(0, min(255, round(self.voltage * 10))))
-        self.set("Present_Temperature", max(0, min(255, round(self.temperature))))
-        self.set("Status", self.error)
-        self.set("Moving", int(moving))
-        if self.protocol == 0:
-            self.set("Present_Current", round(self.current / CURRENT_UNIT_MA))
+    def _show(self, address: int, size: int) -> None:
+        """Bring those of the registers from `address` on up to date that follow the joint."""
+        for data_name, present in _PRESENT.items():
+            register = self.registers.get(data_name)
+            if register is None or not address - register.size < register.address < address + size:
+                continue
+            lowest, highest = limits(register)
+            value = round(present(self))
+            value = abs(value) if register.sign_bit is None else value
+            shown = encode(min(highest, max(lowest, value)), register, self.protocol)
+            self.memory[register.address : register.address + register.size] = shown
 
     def _switch(self, before: int) -> None:
         """The torque was written: it clears what was latched, and a servo that is switched on holds where it is."""
-        if self.memory[40] == _CALIBRATE_MIDDLE and self.protocol == 0:
-            self.memory[40] = before
+        if self.memory[_TORQUE] == _CALIBRATE_MIDDLE and self.protocol == 0:
+            self.memory[_TORQUE] = before
             half = self.resolution // 2
             offset = round(self.position) % self.resolution - half  # -2048 has no place in the register
             self.set("Homing_Offset", max(1 - half, offset), save=True)
             self._wrap()
             return
         self._latched, self._strained_since = 0, None
-        if self.memory[40] and not before:
+        if self.memory[_TORQUE] and not before:
             self._wrap()
             self._target = None
             self.set("Goal_Position", self._shown())
@@ -345,8 +368,8 @@ class Servo:
         """A goal was written; as in the real ones that switches the torque on."""
         goal = self.get("Goal_Position")
         step = self.protocol == 0 and self.get("Operating_Mode") == 3
-        if not self.memory[40]:
-            self.memory[40] = 1
+        if not self.memory[_TORQUE]:
+            self.memory[_TORQUE] = 1
             self._wrap()
         self._target = float(self._shown() + goal if step else goal)
 
@@ -358,3 +381,15 @@ class Servo:
         self.set("Model_Number", number)
         self.set("ID", motor_id)
         self.set("Max_Position_Limit", self.resolution - 1)
+
+
+_PRESENT: dict[str, Callable[[Servo], float]] = {
+    "Present_Position": Servo._shown,
+    "Present_Velocity": lambda servo: servo.velocity,
+    "Present_Load": lambda servo: servo.load / LOAD_UNIT_PERCENT,
+    "Present_Voltage": lambda servo: servo.voltage / VOLTAGE_UNIT_V,
+    "Present_Temperature": lambda servo: servo.temperature,
+    "Status": lambda servo: servo.error,
+    "Moving": lambda servo: abs(servo.velocity) > 5,
+    "Present_Current": lambda servo: servo.current / CURRENT_UNIT_MA,
+}
