@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lerobot_ops.datasets.remote import lerobot_home
 from lerobot_ops.errors import DeviceError
 from lerobot_ops.motors import tables
 from lerobot_ops.motors.calibration import calibration_json, load_calibration, save_calibration
@@ -195,6 +194,8 @@ def of_side(side: str, values: Mapping[str, V]) -> dict[str, V]:
 
 def calibration_home() -> Path:
     """The directory of all calibrations: $HF_LEROBOT_CALIBRATION, else LeRobot's own."""
+    from lerobot_ops.datasets.remote import lerobot_home
+
     named = os.environ.get("HF_LEROBOT_CALIBRATION")
     return Path(named).expanduser() if named else lerobot_home() / "calibration"
 
