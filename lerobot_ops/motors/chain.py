@@ -12,6 +12,7 @@ from lerobot_ops.motors.wire import MOST_IDS, FeetechWire, NoAnswerError
 
 SETUP_RETRIES = 2
 """Of what is not in a hurry."""
+_SETUP_TIMEOUT_MS = 100.0
 
 
 class FeetechChain:
@@ -113,6 +114,17 @@ class FeetechChain:
                 except NoAnswerError as error:
                     reason = str(error)
         raise self._silent(list(data), data_name, reason, 1 + num_retry)
+
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """More time for answers in the block: on a busy machine they may be late, and no loop waits for them."""
+        with self.lock:
+            before = self.port.timeout_ms
+            self.port.timeout_ms = max(before, _SETUP_TIMEOUT_MS)
+            try:
+                yield
+            finally:
+                self.port.timeout_ms = before
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[FeetechWire]:

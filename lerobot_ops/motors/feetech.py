@@ -74,7 +74,8 @@ class FeetechMotorsBus(MotorsBus):
         self._chain.open()
         try:
             if handshake:
-                self._handshake()
+                with self._chain.unhurried():
+                    self._handshake()
         except BaseException:
             self._chain.close()
             raise
@@ -187,13 +188,14 @@ class FeetechMotorsBus(MotorsBus):
     def write_calibration(self, calibration: Mapping[str, MotorCalibration], cache: bool = True) -> None:
         """Write offsets and limits into the motors, with the torque off: an arm that holds would jump."""
         names = self.names(list(calibration))
-        self.disable_torque(names, SETUP_RETRIES)
+        with self._chain.unhurried():
+            self.disable_torque(names, SETUP_RETRIES)
         for name in names:
             entry = calibration[name]
             if self.protocol_version == 0:
-                self.write("Homing_Offset", name, entry.homing_offset, num_retry=SETUP_RETRIES)
-            self.write("Min_Position_Limit", name, entry.range_min, num_retry=SETUP_RETRIES)
-            self.write("Max_Position_Limit", name, entry.range_max, num_retry=SETUP_RETRIES)
+                self._set("Homing_Offset", name, entry.homing_offset)
+            self._set("Min_Position_Limit", name, entry.range_min)
+            self._set("Max_Position_Limit", name, entry.range_max)
         if cache:
             self.calibration = dict(calibration)
 
@@ -211,7 +213,7 @@ class FeetechMotorsBus(MotorsBus):
         positions = self._positions(self.names(motors))
         offsets = {name: position - (self._resolution(name) - 1) // 2 for name, position in positions.items()}
         for name, offset in offsets.items():
-            self.write("Homing_Offset", name, offset, num_retry=SETUP_RETRIES)
+            self._set("Homing_Offset", name, offset)
         return offsets
 
     # Setting up
@@ -225,11 +227,10 @@ class FeetechMotorsBus(MotorsBus):
         for data_name, value in wanted.items():
             for name, held in self._plain(data_name).items():
                 if held != value:  # the EEPROM wears out by writing
-                    self.write(data_name, name, value, num_retry=SETUP_RETRIES)
-        for name in (name for name, motor in self.motors.items() if motor.model == "sts3215"):
-            phase = int(self.read("Phase", name, num_retry=SETUP_RETRIES))
-            if phase & _FULL_ANGLE_PHASE:
-                self.write("Phase", name, phase & ~_FULL_ANGLE_PHASE, num_retry=SETUP_RETRIES)
+                    self._set(data_name, name, value)
+        for name, phase in self._plain("Phase").items():
+            if self.motors[name].model == "sts3215" and phase & _FULL_ANGLE_PHASE:
+                self._set("Phase", name, phase & ~_FULL_ANGLE_PHASE)
 
     @classmethod
     def scan_port(
@@ -251,7 +252,7 @@ class FeetechMotorsBus(MotorsBus):
         target, rate = self._id(motor), tables.DEFAULT_BAUDRATE
         if not self.is_connected:
             self.connect(handshake=False)
-        with self._chain.lock:
+        with self._chain.lock, self._chain.unhurried():
             try:
                 found = self._find_single(motor, initial_baudrate, initial_id)
                 for data_name, motor_id, value in (
@@ -366,8 +367,13 @@ class FeetechMotorsBus(MotorsBus):
         )
 
     def _plain(self, data_name: str) -> dict[str, int]:
-        found = self.sync_read(data_name, normalize=False, num_retry=SETUP_RETRIES)
+        with self._chain.unhurried():
+            found = self.sync_read(data_name, normalize=False, num_retry=SETUP_RETRIES)
         return {name: int(value) for name, value in found.items()}
+
+    def _set(self, data_name: str, motor: str, value: int) -> None:
+        with self._chain.unhurried():
+            self.write(data_name, motor, value, num_retry=SETUP_RETRIES)
 
     def _id(self, motor: str) -> int:
         return self.motors[self.names(motor)[0]].id
