@@ -201,7 +201,8 @@ class Camera(ABC):
                     source = None
                 closing.wait(RETRY_S)
                 continue
-            self._publish(image, captured_at, number)
+            if not closing.is_set():  # a driver that hung may wake up when the camera has been connected anew
+                self._publish(image, captured_at, number)
             number += 1
         if source is not None:
             source.close()
@@ -225,11 +226,12 @@ class Camera(ABC):
         with self._news:
             self._news.wait_for(lambda: self._frame is not None or self._failure is not None, FIRST_FRAME_S)
             frame, failure = self._frame, self._failure
+        if frame is not None:
+            return frame
         if isinstance(failure, DeviceError):
             raise failure
-        if frame is None:
-            raise self._silent(f"no frame in {FIRST_FRAME_S:g} s", f"{self.config.fps} frames/s")
-        return frame
+        found = f"no frame in {FIRST_FRAME_S:g} s" if failure is None else type(failure).__name__
+        raise self._silent(found, f"{self.config.fps} frames/s")
 
     def _check_size(self, image: NDArray[np.uint8]) -> None:
         expected = (self.config.height, self.config.width, 3)
@@ -258,9 +260,9 @@ class Camera(ABC):
 
     def _warm_up(self, first: Frame) -> None:
         until = first.captured_at + self.config.warmup_s
-        frame, received = first, 0
+        frame = first
         while frame.captured_at < until:
-            frame, received = self._await(frame.number + 1, FIRST_FRAME_S), received + 1
+            frame = self._await(frame.number + 1, FIRST_FRAME_S)
         self._given = frame.number
         rate = (frame.number - first.number) / (frame.captured_at - first.captured_at)
         if rate < ENOUGH * self.config.fps:

@@ -91,7 +91,7 @@ class _Pattern(Source):
             raise DeviceError(f"the camera {self.camera.name!r} was unplugged")
         picture = self.frozen if fault == "freeze" and self.frozen is not None else self.picture(self.number)
         self.frozen = picture
-        return picture.copy(), captured_at
+        return picture, captured_at
 
     def picture(self, number: int) -> NDArray[np.uint8]:
         """Frame `number`, (height, width, 3) uint8."""

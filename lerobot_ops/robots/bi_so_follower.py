@@ -58,10 +58,13 @@ class BiSOFollower(Robot):
         return cameras and all(arm.is_connected for arm in self.arms.values())
 
     def connect(self, calibrate: bool = True) -> None:
+        if self.is_connected:
+            raise DeviceError("the arms are connected already")
         try:
             for arm in self.arms.values():
                 arm.connect(calibrate)
             for camera in self._shared.values():
+                camera.disconnect()  # they may have outlived a cable that was pulled
                 camera.connect()
         except BaseException:
             with contextlib.suppress(DeviceError):  # what went wrong first is what to say

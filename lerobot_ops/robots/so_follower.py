@@ -76,6 +76,13 @@ class SOFollower(Robot):
         for name, (low, high) in self.config.joint_limits.items():
             lowest, highest = limits.get(f"{name}.pos", (low, high))
             limits[f"{name}.pos"] = (max(low, lowest), min(high, highest))
+            if max(low, lowest) >= min(high, highest):
+                raise ConfigError(
+                    "the joint's limits leave nothing of its calibrated range",
+                    field=f"joint_limits.{name}",
+                    found=f"{low:g} to {high:g}",
+                    expected=f"a part of {lowest:.1f} to {highest:.1f}",
+                )
         return limits
 
     @property
@@ -83,11 +90,14 @@ class SOFollower(Robot):
         return self.bus.is_connected and all(camera.is_connected for camera in self.cameras.values())
 
     def connect(self, calibrate: bool = True) -> None:
+        if self.bus.is_connected:
+            raise DeviceError("the arm is connected already", file=self.config.port)
         self._stopped = self._holds = False
         self._present = self._sent = None
         try:
             self._arm.connect(calibrate)
             for camera in self.cameras.values():
+                camera.disconnect()  # they may have outlived a cable that was pulled
                 camera.connect()
             self.configure()
         except BaseException:
@@ -144,16 +154,11 @@ class SOFollower(Robot):
         self._check(action)
         self._check_stopped()
         with self._sending:
-            now = time.perf_counter()
-            present = self._fresh_positions(now)
-            goals = self._limited(action, present, now)
-            if not self._holds:  # an old goal in the motors must not make the arm leap
-                self._write(present)
-                self.bus.enable_torque(num_retry=self._arm.retries)
-                self._holds = True
-            self._write(goals)
-            self._sent = now, {**(self._sent[1] if self._sent else {}), **goals}
-        return goals
+            try:
+                return self._send(action)
+            finally:
+                if self._stopped:  # by somebody who could not wait: what was sent after that is taken back
+                    self._release()
 
     def status(self) -> dict[str, float]:
         return self._arm.status()
@@ -168,9 +173,7 @@ class SOFollower(Robot):
         self._stopped = True
         held = self._sending.acquire(timeout=STOP_WAITS_S)
         try:
-            with contextlib.suppress(Exception):
-                self._arm.release.send()
-            self._holds = False
+            self._release()
         finally:
             if held:
                 self._sending.release()
@@ -192,6 +195,23 @@ class SOFollower(Robot):
                 each.callback(camera.disconnect)
             if self.bus.is_connected:
                 each.callback(self.bus.disconnect, self.config.disable_torque_on_disconnect or self._stopped)
+
+    def _send(self, action: Action) -> Action:
+        now = time.perf_counter()
+        present = self._fresh_positions(now) if self._holds else self._read_positions()
+        goals = self._limited(action, present, now)
+        if not self._holds:  # an old goal in the motors must not make the arm leap
+            self._write(present)
+            self.bus.enable_torque(num_retry=self._arm.retries)
+            self._holds = True
+        self._write(goals)
+        self._sent = now, {**(self._sent[1] if self._sent else {}), **goals}
+        return goals
+
+    def _release(self) -> None:
+        with contextlib.suppress(Exception):  # the port may be gone
+            self._arm.release.send()
+        self._holds = False
 
     def _read_positions(self) -> dict[str, float]:
         asked = time.perf_counter()

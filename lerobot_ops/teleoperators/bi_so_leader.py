@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 
+from lerobot_ops.errors import DeviceError
 from lerobot_ops.motors.release import Release
 from lerobot_ops.motors.so_arm import of_side, with_side
 from lerobot_ops.teleoperators.so_leader import SOLeader
@@ -45,6 +46,8 @@ class BiSOLeader(Teleoperator):
         return all(arm.is_connected for arm in self.arms.values())
 
     def connect(self, calibrate: bool = True) -> None:
+        if self.is_connected:
+            raise DeviceError("the arms are connected already")
         try:
             for arm in self.arms.values():
                 arm.connect(calibrate)

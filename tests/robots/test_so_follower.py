@@ -12,7 +12,7 @@ import pytest
 from lerobot_ops.cameras.pattern import pattern_number
 from lerobot_ops.errors import ConfigError, DeviceError
 from lerobot_ops.motors.calibration import save_calibration
-from lerobot_ops.motors.simulator import SimulatedArm, simulate
+from lerobot_ops.motors.simulator import Fault, SimulatedArm, simulate
 from lerobot_ops.motors.so_arm import MOTORS, calibration_home
 from lerobot_ops.robots.registry import make_robot
 from lerobot_ops.robots.so_follower import SOFollower
@@ -143,6 +143,50 @@ def test_stopped_from_another_thread_it_takes_no_more_actions(arm: SimulatedArm,
         robot.connect()
         robot.send_action(HOME)
         assert all(arm.torques.values())
+
+
+def test_a_stop_is_not_undone_by_an_action_that_was_on_its_way(arm: SimulatedArm, tmp_path: Path) -> None:
+    with follower(arm, tmp_path, num_read_retries=200) as robot:
+        arm.fault(Fault("no_reply", motors=("gripper",)))
+        refused: list[DeviceError] = []
+
+        def act() -> None:
+            try:
+                robot.send_action(HOME)  # waits for the gripper
+            except DeviceError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=act)
+        thread.start()
+        time.sleep(0.1)
+        robot.stop()
+        arm.clear_faults()
+        thread.join(30)
+        assert "stopped" in str(refused[0])
+        assert not any(arm.torques.values())
+
+
+def test_it_can_be_plugged_in_again(arm: SimulatedArm, tmp_path: Path) -> None:
+    robot = follower(arm, tmp_path, cameras={"front": PATTERN})
+    robot.connect()
+    with pytest.raises(DeviceError, match="connected already"):
+        robot.connect()
+    robot.send_action(HOME)  # which was not disturbed
+    arm.unplug()
+    with pytest.raises(DeviceError):
+        robot.get_observation()
+    assert not robot.is_connected
+    robot.stop()
+    arm.plug_in()
+    robot.connect()
+    assert len(robot.get_observation()) == 7
+    robot.disconnect()
+    assert not any(arm.torques.values())
+
+
+def test_limits_that_leave_nothing_are_refused(arm: SimulatedArm, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"joint_limits.elbow_flex"):
+        _ = follower(arm, tmp_path, joint_limits={"elbow_flex": (170, 180)}).limits
 
 
 def test_it_is_stopped_although_its_motors_do_not_answer(arm: SimulatedArm, tmp_path: Path) -> None:
