@@ -301,6 +301,15 @@ def test_a_port_is_a_link_that_outlives_the_cable(tmp_path: Path) -> None:
     assert not os.path.lexists(arm.port)
 
 
+def test_a_cable_may_be_pulled_as_often_as_one_likes() -> None:
+    with simulate("so101") as arm:
+        for _ in range(300):
+            arm.unplug()
+            arm.plug_in()
+        with FeetechMotorsBus(arm.port, kinds.motors("so101")) as bus:
+            assert bus.ping("gripper") == 777
+
+
 def test_a_hand_that_fails_is_not_silent() -> None:
     arm = SimulatedArm("so101")
     arm.hand(lambda now: {"gripper": 1 / 0})

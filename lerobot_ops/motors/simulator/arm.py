@@ -201,7 +201,10 @@ class SimulatedArm:
                 master, due = self._master, self._late[0][0] if self._late else None
             watched = [self._wake] if master < 0 else [self._wake, master]
             wait = None if due is None else max(0.0, due - time.monotonic())
-            ready = select.select(watched, [], [], wait)[0]
+            try:
+                ready = select.select(watched, [], [], wait)[0]
+            except OSError:  # the cable was pulled at this moment
+                continue
             if self._wake in ready:
                 os.read(self._wake, 4096)
                 continue  # the port may be another one now
