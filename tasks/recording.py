@@ -6,11 +6,9 @@ from typing import Literal
 from uuid import UUID
 
 import httpx
-from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import FlowPauseTimeout, ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.exceptions import FlowPauseTimeout, PrefectHTTPStatusError
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -21,13 +19,12 @@ from lerobot_ops.errors import ArtifactError, PrerequisiteError
 from lerobot_ops.recording.hardware import HardwareFacts
 from lerobot_ops.recording.operator import Decision, EpisodeReport, Operator, Plan
 from lerobot_ops.robots.robot import RobotConfig
+from tasks.cores import LEASE_S, ensure_limit
 from tasks.progress import unless_away
 from tasks.steps import slug
 
 POLL_S = 1
 """Between two looks at whether the form was sent."""
-LEASE_S = 60
-"""A killed run keeps the robot's slot for so long; the least that Prefect allows."""
 _AWAY = (httpx.HTTPError, PrefectHTTPStatusError, OSError)
 
 
@@ -123,8 +120,7 @@ def turn_at(config: RobotConfig, patience_s: float) -> Iterator[None]:
         yield
         return
     name = f"robot-{robot_name(config)}"
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    ensure_limit(name, 1)
     with contextlib.ExitStack() as held:
         try:
             turn = concurrency(
