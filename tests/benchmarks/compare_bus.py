@@ -116,6 +116,9 @@ def row(
         side: statistics.median(each[figure] for each in found) for (side, of), found in runs.items() if of == rate
     }
     ours, peer, bare = (medians.get(side) for side in ("ours", "lerobot", "bare"))
+    stale = [each["stale_percent"] for each in runs.get(("lerobot", rate), []) if "stale_percent" in each]
+    if figure in ("p50_ms", "p99_ms") and stale and statistics.median(stale) > 1:
+        more = None  # how soon an old answer is there says nothing
     ratio = "" if not ours or not peer or more is None else f"{ours / peer if more else peer / ours:.3g}"
     shown = ["" if value is None else form.format(value) for value in (ours, peer)]
     return f"| {what} | {' | '.join(shown)} | {ratio} | {'' if bare is None else form.format(bare)} |"
