@@ -40,11 +40,6 @@ class BiSOFollower(Robot):
         self._observed_at: dict[str, float] = {}
 
     @property
-    def observation_features(self) -> dict[str, type | tuple[int, int, int]]:
-        sizes = {name: (camera.config.height, camera.config.width, 3) for name, camera in self.cameras.items()}
-        return {**self.action_features, **sizes}
-
-    @property
     def action_features(self) -> dict[str, type]:
         return self._of_both({side: arm.action_features for side, arm in self.arms.items()})
 

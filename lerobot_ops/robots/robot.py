@@ -52,9 +52,13 @@ class Robot(ABC):
         self.config = config
 
     @property
-    @abstractmethod
     def observation_features(self) -> dict[str, type | tuple[int, int, int]]:
-        """Key to `float`, or to a camera's (height, width, 3); known before the robot is connected."""
+        """Key to `float`, or to a camera's (height, width, 3); known before the robot is connected.
+
+        By default what can be moved is also what is measured.
+        """
+        sizes = {name: (camera.config.height, camera.config.width, 3) for name, camera in self.cameras.items()}
+        return {**self.action_features, **sizes}
 
     @property
     @abstractmethod

@@ -62,11 +62,6 @@ class SOFollower(Robot):
         self._observed_at: dict[str, float] = {}
 
     @property
-    def observation_features(self) -> dict[str, type | tuple[int, int, int]]:
-        sizes = {name: (camera.config.height, camera.config.width, 3) for name, camera in self.cameras.items()}
-        return {**self.action_features, **sizes}
-
-    @property
     def action_features(self) -> dict[str, type]:
         return dict.fromkeys(self._arm.keys, float)
 
