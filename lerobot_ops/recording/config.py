@@ -80,8 +80,8 @@ class RecordingDatasetConfig(Config):
 class RolloutPolicyConfig(Config):
     """The policy that leads."""
 
-    path: Path
-    """A checkpoint folder (`pretrained_model`)."""
+    path: str
+    """A checkpoint: a folder, or OWNER/NAME[@REVISION] on the Hub."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`; null chooses the best that is there."""
 

@@ -13,6 +13,7 @@ from lerobot_ops.datasets.videos.encoding import VideoEncoding
 from lerobot_ops.datasets.writing.beginning import is_recording
 from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.errors import ArtifactError
+from lerobot_ops.hub.checkpoints import checkpoint_digest, checkpoint_folder
 from lerobot_ops.recording.config import RecordConfig, RolloutPolicyConfig
 from lerobot_ops.recording.continuing import check_continuing
 from lerobot_ops.recording.episodes import Episodes
@@ -116,7 +117,7 @@ class _Led:
 def _led(loop: Loop, teleop: Teleoperator | None, runner: "PolicyRunner | None", layout: Layout) -> Iterator[_Led]:
     """A policy leads in episodes if there is one; nobody does between them then, unless the operator takes over."""
     robot, processors = loop.arm.robot, loop.processors
-    operated = None if teleop is None else Teleoperation(teleop, robot, processors)
+    operated = None if teleop is None else Teleoperation(teleop, robot, processors, loop.arm.config)
     if runner is None:
         assert operated is not None
         yield _Led(operated, operated, _ignore)
@@ -175,7 +176,7 @@ def _writing(config: RecordConfig, robot: Robot, layout: Layout) -> Iterator[tup
         writer = DatasetWriter.create(root, video=encoder or VideoEncoding(), **settings)
     policy = None
     if config.policy is not None:
-        policy = {"path": str(config.policy.path), "digest": digest(config.policy.path)}
+        policy = {"path": config.policy.path, "digest": checkpoint_digest(checkpoint_folder(config.policy.path))}
     with contextlib.closing(writer):
         yield writer, provenance.without(writer.num_episodes).with_session(session_of(config, robot.identity(), policy))
 

@@ -35,6 +35,7 @@ class EpisodeRecorder:
         self._writer, self._most = writer, most
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._added = self._written = 0  # each is counted by one thread alone
+        self._episode = 0
         self._error: OpsError | None = None
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -53,7 +54,8 @@ class EpisodeRecorder:
         """Add the frame that `make` makes, soon; raises DatasetError when too many wait, or one could not be added."""
         self.check()
         self._added += 1
-        self._work.put(lambda: self._add(make))
+        episode = self._episode
+        self._work.put(lambda: self._add(make, episode))
         waiting = self.waiting
         self.most_waiting = max(self.most_waiting, waiting)
         if waiting > self._most:
@@ -93,7 +95,7 @@ class EpisodeRecorder:
 
     def discard(self) -> "Future[None]":
         """Forget the episode in progress, errors included."""
-        self._error = self._error or DatasetError("the episode is being discarded")  # frames that wait are left out
+        self._episode += 1  # frames that wait are left out
 
         def discarded() -> None:
             self._writer.discard_episode()
@@ -123,9 +125,9 @@ class EpisodeRecorder:
         self._work.put(done)
         return future
 
-    def _add(self, make: Callable[[], dict[str, Any]]) -> None:
+    def _add(self, make: Callable[[], dict[str, Any]], episode: int) -> None:
         try:
-            if self._error is None:
+            if self._error is None and episode == self._episode:
                 self._writer.add_frame(make())
         except Exception as error:
             self._error = self._explained(error)

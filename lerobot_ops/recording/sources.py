@@ -1,5 +1,6 @@
 """Who leads the robot: a teleoperator, recorded actions, a pose, a policy, or a policy with an operator behind it."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -9,13 +10,17 @@ import numpy as np
 
 from lerobot_ops.errors import ConfigError, did_you_mean
 from lerobot_ops.recording.frames import Layout, Processors
+from lerobot_ops.recording.limits import Limiter
 from lerobot_ops.recording.operator import Event
+from lerobot_ops.recording.safety_config import SafetyConfig
 from lerobot_ops.robots.robot import Action, Observation, Robot
 from lerobot_ops.teleoperators.teleoperator import Teleoperator, TeleopEvents
 
 if TYPE_CHECKING:
     from lerobot_ops.policies.inference import PolicyRunner
 
+_LONGEST = 0.1
+"""Seconds: a device moves no farther at a time than it may in so long."""
 _PATIENCE = 0.01
 """Seconds between two signs of life while a policy computes."""
 
@@ -114,8 +119,13 @@ class Rows(Source):
 class Teleoperation(Source):
     """A teleoperator's actions, processed."""
 
-    def __init__(self, teleop: Teleoperator, robot: Robot, processors: Processors) -> None:
+    def __init__(
+        self, teleop: Teleoperator, robot: Robot, processors: Processors, safety: SafetyConfig | None = None
+    ) -> None:
         self._teleop, self._robot, self._processors = teleop, robot, processors
+        self._limiter = Limiter(safety or SafetyConfig(), {})
+        self._own: Action = {}
+        self._mirrored_at = 0.0
         made = processors.teleop_features(dict(teleop.action_features))
         lacking = sorted(robot.action_features.keys() - made.keys())
         if lacking:
@@ -131,17 +141,21 @@ class Teleoperation(Source):
     def begin(self, observation: Observation) -> None:
         position = {key: observation[key] for key in self._robot.action_features if key in observation}
         self._teleop.begin(position, self._robot.limits)
+        self._limiter.slow_start()
 
     def action(self, observation: Observation) -> Action:
-        action = self._processors.teleop_action(self._teleop.get_action(), observation)
+        self._own = self._teleop.get_action()
+        action = self._processors.teleop_action(self._own, observation)
         action = self._processors.robot_action(action, observation)
         return {key: action[key] for key in self._robot.action_features}
 
     def mirror(self, action: Action) -> None:
-        """Let the device go where the robot goes, if it can."""
+        """Let the device go where the robot goes, if it can: slowly at first, somebody may hold it."""
         felt = {key: value for key, value in action.items() if key in self._teleop.feedback_features}
         if felt:
-            self._teleop.send_feedback(felt)
+            before, self._mirrored_at = self._mirrored_at, time.perf_counter()
+            seconds = min(self._mirrored_at - before, _LONGEST)
+            self._teleop.send_feedback(self._limiter.limit(felt, self._own, seconds))
 
     def event(self) -> Event | None:
         before, self._last = self._last, self._teleop.get_teleop_events()

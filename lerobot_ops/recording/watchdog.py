@@ -51,17 +51,20 @@ class Watchdog:
     def start(self) -> None:
         """Start the other process; raises DeviceError when it cannot open a port."""
         command = [sys.executable, "-I", "-S", str(_PROGRAM)]
+        terminal = None if self._terminal is None else os.dup(self._terminal)  # standard input is another one there
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us alone
-            pass_fds=() if self._terminal is None else (self._terminal,),
+            pass_fds=() if terminal is None else (terminal,),
             bufsize=0,
         )
+        if terminal is not None:
+            os.close(terminal)
         ports = [{"port": r.port, "baudrate": r.baudrate, "packets": r.packets.hex()} for r in self._releases]
-        settings = {"silence_s": self.silence_s, "terminal": self._terminal, "ports": ports}
+        settings = {"silence_s": self.silence_s, "terminal": terminal, "ports": ports}
         self._write(json.dumps(settings).encode() + b"\n")
         if self._line() != "ready":
             assert self._process.stderr is not None
