@@ -118,10 +118,9 @@ def _nested(name: str, text: str) -> dict[str, Any]:
 
 
 def _sentence(model: type[BaseModel], values: dict[str, Any], problem: dict[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
+    parent, path = _located(model, values, [str(part) for part in problem["loc"]])
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        parent = _model_at(model, values, path[:-1])
         known = parent.model_fields if parent else {}
         return f"  {field}: unknown parameter; {did_you_mean(path[-1], known)}"
     if problem["type"] == "missing":
@@ -131,17 +130,36 @@ def _sentence(model: type[BaseModel], values: dict[str, Any], problem: dict[str,
     return f"  {field}: {message}{found}"
 
 
-def _model_at(model: type[BaseModel], values: dict[str, Any], path: list[str]) -> type[BaseModel] | None:
-    """The model that the nested value at `path` is validated by; of a union, the member that its `type` names."""
+def _located(model: type[BaseModel], values: Any, location: list[str]) -> tuple[type[BaseModel] | None, list[str]]:
+    """The model that has the last part of `location`, and its path as flags say it: pydantic puts in tags of unions.
+
+    Of a union, the member that the value's `type` names.
+    """
     here: type[BaseModel] | None = model
-    for key in path:
-        if here is None or key not in here.model_fields:
-            continue  # pydantic puts the tag of a union into the path
-        values = values.get(key) or {}
-        members = list(_models(here.model_fields[key].annotation))
-        tagged = [member for member in members if _tag(member) == values.get("type")]
+    path: list[str] = []
+    of_mapping: Any = None
+    for part in location:
+        if of_mapping is None and here is not None and part not in here.model_fields and part == _chosen(values):
+            continue
+        path.append(part)
+        if of_mapping is not None:
+            annotation, of_mapping = of_mapping, None
+        elif here is not None and part in here.model_fields and len(path) < len(location):
+            annotation = here.model_fields[part].annotation
+        else:
+            continue
+        values = values.get(part) if isinstance(values, dict) else None
+        if typing.get_origin(annotation) is dict:
+            here, of_mapping = None, typing.get_args(annotation)[1]
+            continue
+        members = list(_models(annotation))
+        tagged = [member for member in members if _tag(member) == _chosen(values)]
         here = next(iter(tagged or members), None)
-    return here
+    return here, path
+
+
+def _chosen(values: Any) -> Any:
+    return values.get("type") if isinstance(values, dict) else getattr(values, "type", None)
 
 
 def _walk(

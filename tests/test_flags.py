@@ -57,6 +57,19 @@ def test_help_names_the_types_of_nested_values() -> None:
     assert shown == {"--parts": "dict[str, small | large]", "--speed": "float | None"}
 
 
+class Rack(Config):
+    shelves: dict[str, Annotated[Small | Large, Field(discriminator="type")]] = {}
+    policy: Annotated[Small | Large, Field(discriminator="type")]
+
+
+def test_a_problem_inside_a_variant_is_named_as_its_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Rack, ["--shelves={top: {type: large, dept: 3}}", "--policy.type=small", "--policy.widht=2"])
+    message = str(caught.value)
+    assert "shelves.top.dept: unknown parameter; did you mean 'depth'?" in message
+    assert "policy.widht: unknown parameter; did you mean 'width'?" in message
+
+
 class Preset(Config):
     policy: Annotated[Small | Large, Field(discriminator="type")] = Small(width=8)
     nested: Run = Run(steps=1, output=Path("x"))
