@@ -147,10 +147,15 @@ class FeetechMotorsBus(MotorsBus):
             self.write("Lock", name, 1, num_retry=num_retry)
 
     def disable_torque(self, motors: Motors = None, num_retry: int = 0) -> None:
+        names = self.names(motors)
         problems: list[DeviceError] = []
         with self._chain.lock:
-            for data_name in ("Torque_Enable", "Lock"):  # every torque first: a motor that is silent delays the others
-                for name in self.names(motors):
+            try:  # all at once: asking each to confirm takes long where one is silent
+                self.sync_write("Torque_Enable", dict.fromkeys(names, 0))
+            except DeviceError as error:
+                problems.append(error)
+            for data_name in ("Torque_Enable", "Lock"):
+                for name in names:
                     try:
                         self.write(data_name, name, 0, num_retry=num_retry)
                     except DeviceError as error:

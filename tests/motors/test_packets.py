@@ -148,6 +148,13 @@ def test_sync_write(stub: Stub, bus: FeetechMotorsBus) -> None:
     assert stub.heard == written + instruction(1, 2, 5, 1)
 
 
+def test_torque_goes_off_everywhere_before_anyone_is_asked(stub: Stub, bus: FeetechMotorsBus) -> None:
+    bus.set_timeout(20)
+    with pytest.raises(DeviceError, match="no answer from 'motor_1'"):
+        bus.disable_torque()
+    assert stub.heard.startswith(instruction(0xFE, 0x83, 40, 1, 1, 0, 2, 0, 3, 0) + instruction(1, 3, 40, 0))
+
+
 @pytest.mark.parametrize("ask", [
     lambda bus, retries: bus.read("Present_Position", "motor_1", normalize=False, num_retry=retries),
     lambda bus, retries: bus.write("Torque_Enable", "motor_1", 1, num_retry=retries),
