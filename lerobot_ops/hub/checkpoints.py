@@ -14,6 +14,7 @@ from lerobot_ops.hub.fetch import fetch
 from lerobot_ops.versioning.digest import digest
 
 CONFIG = "config.json"
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 PRODUCT = "pretrained_model"
 MANIFEST = "manifest.json"
 """In a checkpoint: what it was made of; the same wherever and whenever it was made."""
@@ -65,6 +66,13 @@ def pretrained_model(root: Path) -> Path | None:
 def checkpoint_digest(folder: Path) -> str:
     """The version of a checkpoint, on this machine or fetched: the digest without what only a repository has."""
     return digest(folder, without=("README.md", ".gitattributes", "checkpoints"))
+
+
+def weights_digest(folder: Path) -> str | None:
+    """The version of a checkpoint's weights, or of an adapter's, by which what is made of them knows them."""
+    adapter = folder / ADAPTER
+    file = adapter if adapter.is_file() else folder / WEIGHTS
+    return digest(file) if file.is_file() else None
 
 
 def repository_of(folder: Path) -> tuple[str, str] | None:

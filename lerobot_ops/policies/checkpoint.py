@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from lerobot_ops.artifacts import write_json
-from lerobot_ops.hub.checkpoints import CONFIG
-from lerobot_ops.policies.peft import ADAPTER, is_adapter, save_adapter
+from lerobot_ops.hub.checkpoints import ADAPTER, CONFIG, WEIGHTS
+from lerobot_ops.policies.peft import is_adapter, save_adapter
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.registry import load_config, load_policy
-from lerobot_ops.policies.weights import WEIGHTS, load_weights, read_tensors, save_weights
+from lerobot_ops.policies.weights import load_weights, read_tensors, save_weights
 from lerobot_ops.processors.pipeline import POSTPROCESSOR, PREPROCESSOR, Pipeline, load_pipeline, save_pipeline
 
 

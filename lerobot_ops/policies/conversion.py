@@ -16,14 +16,14 @@ from torch import Tensor
 from lerobot_ops.artifacts import staged, write_json
 from lerobot_ops.config import Config
 from lerobot_ops.errors import CheckpointError
-from lerobot_ops.hub.checkpoints import CONFIG, MANIFEST, checkpoint_folder
+from lerobot_ops.hub.checkpoints import CONFIG, MANIFEST, WEIGHTS, checkpoint_folder, weights_digest
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.policies.config import PolicyConfig
-from lerobot_ops.policies.peft import base_digest, is_adapter
+from lerobot_ops.policies.peft import is_adapter
 from lerobot_ops.policies.peft import merge as merge_into_policy
 from lerobot_ops.policies.policy import make_processors
 from lerobot_ops.policies.registry import load_config, load_policy, make_policy
-from lerobot_ops.policies.weights import OLD_NORMALIZERS, WEIGHTS, read_tensors, require_fit, save_weights
+from lerobot_ops.policies.weights import OLD_NORMALIZERS, read_tensors, require_fit, save_weights
 
 TRAIN_CONFIG = "train_config.json"
 _COMPILED = "_orig_mod."
@@ -81,7 +81,7 @@ def merge_adapter(config: ConversionConfig) -> Path:
         _copy(folder, partial, TRAIN_CONFIG, *(path.name for path in sorted(folder.glob("policy_*processor*"))))
         if (folder / MANIFEST).is_file():
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            write_json(partial / MANIFEST, {**manifest, "adapter_digest": base_digest(folder)})
+            write_json(partial / MANIFEST, {**manifest, "adapter_digest": weights_digest(folder)})
     return config.output
 
 

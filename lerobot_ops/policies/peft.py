@@ -16,24 +16,24 @@ from torch import Tensor, nn
 
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.errors import CheckpointError, ConfigError, OpsError, PrerequisiteError, did_you_mean
-from lerobot_ops.hub.checkpoints import MANIFEST, checkpoint_folder
+from lerobot_ops.hub.checkpoints import ADAPTER, MANIFEST, WEIGHTS, checkpoint_folder, weights_digest
 from lerobot_ops.policies.config import PeftConfig
 from lerobot_ops.policies.policy import Policy
-from lerobot_ops.policies.weights import WEIGHTS, load_weights, read_tensors, require_fit, save_weights
-from lerobot_ops.versioning.digest import digest
+from lerobot_ops.policies.weights import load_weights, read_tensors, require_fit, save_weights
 
 if TYPE_CHECKING:
     from peft import PeftConfig as LibraryConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER = "adapter_model.safetensors"
 
 
 class Adapter:
     """The adapter in a policy."""
 
-    def __init__(self, policy: Policy, config: "LibraryConfig", base: str, revision: str | None) -> None:
-        """Freeze the policy and put an adapter into it that changes nothing yet."""
+    def __init__(
+        self, policy: Policy, config: "LibraryConfig", base: str, revision: str | None, base_digest: str | None
+    ) -> None:
+        """Freeze the policy, whose weights are those of `base`, and put an adapter into it that changes nothing yet."""
         from peft import get_peft_model
 
         policy.requires_grad_(False)
@@ -48,6 +48,7 @@ class Adapter:
                 found=str(error).splitlines()[0],
                 expected="linear layers and convolutions, or `all-linear`",
             ) from None
+        self.base_digest = base_digest
         self._config = config
         self._config.base_model_name_or_path, self._config.revision = base, revision
 
@@ -57,6 +58,10 @@ class Adapter:
 
         found: dict[str, Tensor] = get_peft_model_state_dict(self._model, save_embedding_layers=False)
         return found
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained, in one group: the adapter and the modules beside it that are trained whole."""
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def load(self, folder: Path) -> None:
         """Go on with the adapter of a checkpoint; raises CheckpointError when a name or a shape differs."""
@@ -77,7 +82,9 @@ class Adapter:
         self._model.merge_and_unload()
 
 
-def adapt(policy: Policy, config: PeftConfig, base: str, revision: str | None = None) -> None:
+def adapt(
+    policy: Policy, config: PeftConfig, base: str, revision: str | None = None, base_digest: str | None = None
+) -> None:
     """Give a pretrained policy an adapter to be trained; `base` is where the policy comes from.
 
     Raises ConfigError when `config` names layers that are not there or cannot be adapted, and PrerequisiteError without
@@ -93,7 +100,7 @@ def adapt(policy: Policy, config: PeftConfig, base: str, revision: str | None = 
         options["init_lora_weights"] = config.init_type
     if config.lora_alpha is not None:
         options["lora_alpha"] = config.lora_alpha
-    policy.adapter = Adapter(policy, library.LoraConfig(**options), base, revision)
+    policy.adapter = Adapter(policy, library.LoraConfig(**options), base, revision, base_digest)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -119,7 +126,7 @@ def load_adapter(policy: Policy, folder: Path) -> None:
             "the adapter's kind is not known", file=folder / ADAPTER_CONFIG, found=str(error)
         ) from None
     config.base_model_name_or_path = None  # peft would say that it is being changed
-    policy.adapter = Adapter(policy, config, base, revision)
+    policy.adapter = Adapter(policy, config, base, revision, weights_digest(place))
     policy.adapter.load(folder)
 
 
@@ -135,12 +142,6 @@ def merge(policy: Policy) -> None:
         policy.adapter.merge()
         policy.adapter = None
         policy.config = policy.config.model_copy(update={"use_peft": False})
-
-
-def base_digest(folder: Path) -> str | None:
-    """The version of a checkpoint's weights, by which its adapters know it."""
-    file = folder / (ADAPTER if is_adapter(folder) else WEIGHTS)
-    return digest(file) if file.is_file() else None
 
 
 def _library() -> Any:
@@ -236,7 +237,7 @@ def _require_same(folder: Path, base: Path) -> None:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("base_digest")
     except (OSError, ValueError):
         return
-    found = base_digest(base)
+    found = weights_digest(base)
     if expected is not None and found is not None and found != expected:
         raise CheckpointError(
             "the base of this adapter has other weights than when the adapter was trained",

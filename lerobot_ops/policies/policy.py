@@ -65,6 +65,9 @@ class Policy(nn.Module):
         """
         return type(module) is nn.Linear
 
+    def check_adaptable(self) -> None:
+        """Raise ConfigError when an adapter beside these weights could not be trained."""
+
     def saved_weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it: the state dict, or the adapter's alone; the tensors themselves."""
         return self.state_dict() if self.adapter is None else self.adapter.weights()

@@ -1,9 +1,9 @@
 """The policy that a training begins with: fresh, or a pretrained one, perhaps with an adapter."""
 
 from lerobot_ops.errors import ConfigError
-from lerobot_ops.hub.checkpoints import checkpoint_folder
+from lerobot_ops.hub.checkpoints import checkpoint_folder, weights_digest
 from lerobot_ops.policies.config import PeftConfig, PolicyConfig
-from lerobot_ops.policies.peft import adapt, base_digest, is_adapter
+from lerobot_ops.policies.peft import adapt, is_adapter
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.registry import fill, make_policy
 
@@ -37,13 +37,7 @@ def first_policy(config: PolicyConfig, peft: PeftConfig | None = None) -> Policy
     policy = make_policy(config, pretrained_backbone=False)
     fill(policy, folder)
     if peft is not None:
-        adapt(policy, peft, config.pretrained_path, config.pretrained_revision)
+        policy.check_adaptable()
+        adapt(policy, peft, config.pretrained_path, config.pretrained_revision, weights_digest(folder))
         policy.config = policy.config.model_copy(update={"use_peft": True})
     return policy
-
-
-def base_version(config: PolicyConfig) -> str | None:
-    """The version of the weights that a training begins with; None when they are fresh."""
-    if config.pretrained_path is None:
-        return None
-    return base_digest(checkpoint_folder(config.pretrained_path, config.pretrained_revision))

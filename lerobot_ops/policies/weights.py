@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lerobot_ops.artifacts import write_bytes
 from lerobot_ops.errors import CheckpointError, did_you_mean
+from lerobot_ops.hub.checkpoints import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 OLD_NORMALIZERS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 """What the statistics among the weights of a checkpoint from before LeRobot's processors are called."""
 _SHOWN = 6

@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 
 from lerobot_ops.config import Config
 from lerobot_ops.datasets.transforms.transforms import ImageTransformsConfig
+from lerobot_ops.hub.checkpoints import checkpoint_folder, weights_digest
 from lerobot_ops.policies.act.config import ACTConfig
-from lerobot_ops.policies.config import OptimizerConfig
-from lerobot_ops.policies.registry import AnyPolicyConfig
+from lerobot_ops.policies.config import OptimizerConfig, PeftConfig
+from lerobot_ops.policies.registry import AnyPolicyConfig, based
 from lerobot_ops.policies.schedules import Schedule
 from lerobot_ops.training.ema import EMAConfig
 
@@ -88,7 +89,12 @@ class TrainConfig(Config):
     dataset: TrainDatasetConfig = TrainDatasetConfig()
     """What the policy learns from."""
     policy: AnyPolicyConfig = ACTConfig()
-    """What is trained; `policy.type` chooses it."""
+    """What is trained; `policy.type` chooses it, or `policy.path` names a checkpoint to go on from, a folder or
+    OWNER/NAME on the Hub, whose configuration it has but for what is given beside."""
+    peft: PeftConfig | None = None
+    """Train an adapter (LoRA) beside the checkpoint's weights, and leave these as they are."""
+    rename_map: dict[str, str] = Field(default_factory=dict)
+    """Names of the dataset's observations, each with the policy's name; the checkpoint's preprocessor keeps them."""
     output_dir: Path = Path("outputs/train")
     """The run directory."""
     job_name: str | None = None
@@ -140,6 +146,15 @@ class TrainConfig(Config):
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of one computation; none leaves it to torch. Sums are rounded differently with another number."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_checkpoint(cls, values: Any) -> Any:
+        """The configuration of the checkpoint that `policy.path` names, with the rest of `policy` on top."""
+        policy = values.get("policy") if isinstance(values, dict) else None
+        if not isinstance(policy, dict) or policy.get("path") is None:
+            return values
+        return {**values, "policy": based(policy)}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.early_stop.patience and not self.dataset.eval_split:
@@ -148,6 +163,8 @@ class TrainConfig(Config):
             raise ValueError("optimizer and scheduler need use_policy_training_preset=false")
         if not self.use_policy_training_preset and self.optimizer is None:
             raise ValueError("use_policy_training_preset=false needs an optimizer")
+        if any(not name.startswith("observation") for pair in self.rename_map.items() for name in pair):
+            raise ValueError("rename_map is for observations, from names of the dataset to names of the policy")
         if any(weight < 0 for weight in (self.dataset.task_weights or {}).values()):
             raise ValueError("dataset.task_weights are not negative")
         return self
@@ -167,8 +184,12 @@ class TrainConfig(Config):
         options = {"ema": self.ema.enable, "early_stop": stops, "eval_steps": stops, "max_eval_samples": stops}
         options |= {"compile": self.compile, "accelerator": self.accelerator != AcceleratorConfig()}
         options |= dict.fromkeys(("optimizer", "scheduler"), not self.use_policy_training_preset)
+        options |= {"peft": self.peft is not None, "rename_map": bool(self.rename_map)}
         options["use_policy_training_preset"] = not self.use_policy_training_preset
         for name in (name for name, on in options.items() if not on):
             del content[name]
         content["dataset"]["digest"] = dataset_digest
+        if self.policy.pretrained_path is not None:  # by its content, wherever it lies
+            folder = checkpoint_folder(self.policy.pretrained_path, self.policy.pretrained_revision)
+            content["policy"] |= {"pretrained_path": weights_digest(folder), "pretrained_revision": None}
         return content

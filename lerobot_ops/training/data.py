@@ -4,7 +4,7 @@ Vectors are gathered from columns in memory, one indexing operation per feature 
 are decoded ahead of the training, in threads.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,32 @@ def open_dataset(config: TrainConfig) -> tuple[LeRobotDataset, PolicyConfig]:
     dataset = LeRobotDataset(
         config.dataset.root, episodes=config.dataset.episodes, tolerance_s=config.tolerance_s, frame_cache=cache
     )
-    policy = with_features(config.policy, dataset.info)
+    policy = with_features(config.policy, dataset.info, config.rename_map)
     policy.check_features()
     ImageTransforms(config.dataset.image_transforms)  # raises when there is no such transform
-    check_values(dataset, policy)
+    check_values(dataset, as_recorded(policy, config.rename_map))
     return dataset, policy
 
 
-def with_features(policy: PolicyConfig, info: DatasetInfo) -> PolicyConfig:
-    """The policy with the dataset's features: outputs always, inputs unless its configuration names them."""
-    features = {name: found for name, entry in info.features.items() if (found := policy_feature(name, entry))}
+def with_features(policy: PolicyConfig, info: DatasetInfo, rename_map: Mapping[str, str] | None = None) -> PolicyConfig:
+    """The policy with the dataset's features: outputs always, inputs unless its configuration names them.
+
+    `rename_map` (a name of the dataset -> the policy's) is for observations. Raises ConfigError when the dataset has
+    not what the policy reads, or a pretrained policy does other actions than the dataset's.
+    """
+    names = rename_map or {}
+    for old in names:
+        if old not in info.features:
+            raise ConfigError(
+                "the dataset has no such observation",
+                field="rename_map",
+                found=old,
+                fix=did_you_mean(old, [name for name in info.features if name.startswith("observation")]),
+            )
+    found = {name: feature for name, entry in info.features.items() if (feature := policy_feature(name, entry))}
+    features = {names.get(name, name): feature for name, feature in found.items()}
+    if len(features) < len(found):
+        raise ConfigError("two observations get one name", field="rename_map", found=names)
     outputs = {name: feature for name, feature in features.items() if feature.type == FeatureType.ACTION}
     inputs = {name: f for name, f in features.items() if f.type != FeatureType.ACTION and policy.reads(name, f)}
     for name, wanted in policy.input_features.items():
@@ -58,9 +74,26 @@ def with_features(policy: PolicyConfig, info: DatasetInfo) -> PolicyConfig:
                 field=f"policy.input_features.{name}",
                 found=f"in the dataset: {features[name].shape}" if name in features else "not in the dataset",
                 expected=wanted.shape,
-                fix=None if name in features else did_you_mean(name, features),
+                fix=None
+                if name in features
+                else f"{did_you_mean(name, features)} --rename_map='{{NAME: {name}}}' names one of these so",
             )
+    if policy.pretrained_path and policy.output_features and policy.output_features != outputs:
+        raise ConfigError(
+            "the pretrained policy does other actions than the dataset's",
+            field="policy.path",
+            found={name: feature.shape for name, feature in outputs.items()},
+            expected={name: feature.shape for name, feature in policy.output_features.items()},
+            fix="choose a checkpoint of this robot, or train without --policy.path",
+        )
     return policy.model_copy(update={"input_features": policy.input_features or inputs, "output_features": outputs})
+
+
+def as_recorded(policy: PolicyConfig, rename_map: Mapping[str, str]) -> PolicyConfig:
+    """The policy's configuration with the names that the dataset has for its inputs."""
+    old = {new: name for name, new in rename_map.items()}
+    inputs = {old.get(name, name): feature for name, feature in policy.input_features.items()}
+    return policy.model_copy(update={"input_features": inputs})
 
 
 def policy_feature(name: str, feature: Feature) -> PolicyFeature | None:
@@ -111,7 +144,7 @@ def training_stats(dataset: LeRobotDataset, config: TrainConfig) -> Stats:
         for name in dataset.info.camera_keys:
             if dataset.info.features[name].size[2] == 3:
                 stats[name] = stats.get(name, {}) | IMAGENET_STATS
-    return stats
+    return {config.rename_map.get(name, name): values for name, values in stats.items()}
 
 
 class BatchReader:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lerobot_ops.processors.steps import Batch
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.data import BatchReader, open_dataset, scaled
+from lerobot_ops.training.data import BatchReader, as_recorded, open_dataset, scaled
 from lerobot_ops.training.learner import Learner, make_learner
 from lerobot_ops.training.sampler import EpisodeAwareSampler
 
@@ -63,7 +63,7 @@ def dry_run(config: TrainConfig) -> DryRun:
             seed=config.seed,
             drop_n_last_frames=policy_config.n_last_frames_dropped,
         )
-        batch = BatchReader(dataset, policy_config, seed=config.seed)(sampler.batch(0))
+        batch = BatchReader(dataset, as_recorded(policy_config, config.rename_map), seed=config.seed)(sampler.batch(0))
         ready = learner.preprocessor(scaled(batch, learner.device))
         loss, memory = _step(learner, ready)
     every = list(learner.policy.parameters())

@@ -6,14 +6,17 @@ weights it began with (the warm-up of https://github.com/crowsonkb/k-diffusion, 
 
 import contextlib
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from lerobot_ops.config import Config
 from lerobot_ops.training.distributed import own_parts
+
+if TYPE_CHECKING:
+    from lerobot_ops.policies.policy import Policy
 
 
 class EMAConfig(Config):
@@ -43,26 +46,26 @@ class EMAConfig(Config):
 
 
 class WeightAverage:
-    """The average of a policy's weights, on the policy's device; what is no float, such as a count, is copied."""
+    """The average of what a checkpoint holds of a policy, on its device; what is no float, such as a count, is copied."""
 
-    def __init__(self, config: EMAConfig, policy: nn.Module) -> None:
+    def __init__(self, config: EMAConfig, policy: "Policy") -> None:
         self.config = config
-        self.weights: dict[str, Any] = {name: value.detach().clone() for name, value in policy.state_dict().items()}
+        self.weights: dict[str, Any] = {name: value.detach().clone() for name, value in policy.saved_weights().items()}
 
     @torch.no_grad()
-    def update(self, policy: nn.Module, step: int) -> None:
+    def update(self, policy: "Policy", step: int) -> None:
         """Take in the weights after the optimiser's step `step`, counted from 1."""
         share = 1 - self.config.decay_at(step)
-        average, present = own_parts(self.weights), own_parts(policy.state_dict())
+        average, present = own_parts(self.weights), own_parts(policy.saved_weights())
         floats = [name for name, value in present.items() if value.is_floating_point()]
         torch._foreach_lerp_([average[name] for name in floats], [present[name] for name in floats], share)
         for name in present.keys() - set(floats):
             average[name].copy_(present[name])
 
     @contextlib.contextmanager
-    def in_place_of(self, policy: nn.Module) -> Generator[None]:
+    def in_place_of(self, policy: "Policy") -> Generator[None]:
         """A block in which the policy has the average for its weights."""
-        average, present = own_parts(self.weights), own_parts(policy.state_dict())
+        average, present = own_parts(self.weights), own_parts(policy.saved_weights())
         kept = {name: value.detach().clone() for name, value in present.items()}
         try:
             with torch.no_grad():

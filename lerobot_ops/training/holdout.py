@@ -15,7 +15,7 @@ from lerobot_ops.datasets.loader import read_ahead
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.errors import ConfigError
 from lerobot_ops.training.config import EarlyStopConfig, TrainConfig
-from lerobot_ops.training.data import BatchReader, scaled
+from lerobot_ops.training.data import BatchReader, as_recorded, scaled
 from lerobot_ops.training.learner import Learner
 
 FILE = "eval_loss.csv"
@@ -29,7 +29,9 @@ class HeldOut:
         drop = learner.policy.config.n_last_frames_dropped
         self.rows = sampled_frames(dataset, config.max_eval_samples, drop)
         as_bytes = torch.device(learner.device).type != "cpu"
-        self.read = BatchReader(dataset, learner.policy.config, seed=config.seed, as_bytes=as_bytes)
+        self.read = BatchReader(
+            dataset, as_recorded(learner.policy.config, config.rename_map), seed=config.seed, as_bytes=as_bytes
+        )
 
     @torch.no_grad()
     def loss(self, learner: Learner, stopped: Callable[[], bool] = lambda: False) -> float | None:

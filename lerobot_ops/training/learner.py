@@ -8,11 +8,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.errors import ConfigError, DatasetError
+from lerobot_ops.policies.checkpoint import restore, stored_weights
 from lerobot_ops.policies.config import PolicyConfig
 from lerobot_ops.policies.device import best_device
 from lerobot_ops.policies.policy import Policy, make_processors
-from lerobot_ops.policies.registry import make_policy
-from lerobot_ops.policies.weights import load_weights, read_tensors
+from lerobot_ops.policies.pretrained import first_policy
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import training_stats
@@ -45,10 +45,10 @@ class Learner:
 
     def load(self, checkpoint: Path, batches: int, window: Window, seed: int) -> None:
         """Go on from a checkpoint; `batches` have been learned from by then."""
-        load_weights(self.policy, checkpoint / PRODUCT)
+        restore(self.policy, checkpoint / PRODUCT)
         load_state(checkpoint / STATE, self, window, seed)
         if self.average is not None:
-            stored = read_tensors(checkpoint / AVERAGE / "model.safetensors")
+            stored = stored_weights(checkpoint / AVERAGE)
             self.average.load({name: part_like(stored[name], own) for name, own in self.average.weights.items()})
         self.policy.resume(batches)
 
@@ -58,12 +58,10 @@ def make_learner(
 ) -> Learner:
     """A fresh policy with all that goes with it, the same in every process; raises what is wrong with `config`."""
     world = world or World()
-    if policy_config.use_peft:
-        raise ConfigError("training does not support this", field="policy.use_peft", found=True, expected=False)
     device = best_device(policy_config.device)
     policy_config = policy_config.model_copy(update={"device": device})
     try:
-        pre, post = make_processors(policy_config, training_stats(dataset, config), device)
+        pre, post = make_processors(policy_config, training_stats(dataset, config), device, config.rename_map)
     except ValueError as error:
         raise DatasetError(str(error), file=config.dataset.root / "meta/stats.json") from None
     precision = config.accelerator.mixed_precision or default_precision(policy_config.use_amp, device)
@@ -75,10 +73,9 @@ def make_learner(
             fix="bf16, or --parallelism.dp_shard=1",
         )
     with world.main_first():
-        policy = make_policy(policy_config, pretrained_backbone=policy_config.pretrained_path is None)
-    if policy_config.pretrained_path is not None:
-        load_weights(policy, Path(policy_config.pretrained_path))
-    policy = policy.to(device).train()
+        policy = first_policy(policy_config, config.peft).to(device).train()
+    if policy.adapter is not None and world.sharded:
+        raise ConfigError("an adapter is too small to be sharded", field="peft", fix="--parallelism.dp_shard=1")
     if world.mesh is not None:
         shard(policy, world.mesh)
     preset = config.use_policy_training_preset

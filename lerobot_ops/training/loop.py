@@ -18,7 +18,7 @@ from lerobot_ops.datasets.transforms.transforms import ImageTransforms
 from lerobot_ops.errors import OpsError
 from lerobot_ops.processors.steps import Batch
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.data import BatchReader, batches, scaled
+from lerobot_ops.training.data import BatchReader, as_recorded, batches, scaled
 from lerobot_ops.training.distributed import Shared, layout
 from lerobot_ops.training.holdout import HeldOut, Looks
 from lerobot_ops.training.interrupts import Interrupt
@@ -144,7 +144,7 @@ class Loop:
         )
 
     def _batches(self, start: int) -> Generator[Batch]:
-        config, policy = self.config, self.learner.policy.config
+        config, policy = self.config, as_recorded(self.learner.policy.config, self.config.rename_map)
         wanted = config.dataset.image_transforms
         as_bytes = torch.device(self.learner.device).type != "cpu"
         transforms = ImageTransforms(wanted) if wanted.enable else None

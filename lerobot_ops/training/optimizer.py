@@ -28,7 +28,7 @@ def make_optimizer(policy: Policy, config: OptimizerConfig | None = None) -> tor
         raise ConfigError("unknown optimiser", found=config.type, fix=did_you_mean(config.type, _OPTIMIZERS))
     make: Any = _OPTIMIZERS[config.type]
     optimizer: torch.optim.Optimizer = make(
-        policy.parameter_groups(),
+        policy.parameter_groups() if policy.adapter is None else [{"params": policy.adapter.parameters()}],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

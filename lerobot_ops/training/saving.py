@@ -68,7 +68,7 @@ class Snapshot:
     def of(cls, learner: Learner, window: Window, counts: Counts) -> "Snapshot":
         """Copy everything to the CPU of process 0; every process is to call this."""
         average = None if learner.average is None else copied(learner.average.weights, learner.world)
-        weights = copied(learner.policy.state_dict(), learner.world)
+        weights = copied(learner.policy.saved_weights(), learner.world)
         return cls(counts.step, weights, average, TrainingState.of(learner, window, counts))
 
 
@@ -82,6 +82,9 @@ def write_checkpoint(
         "code_version": __version__,
         "config_hash": content_key(identity),
     }
+    adapter = learner.policy.adapter
+    base = identity["policy"]["pretrained_path"] if adapter is None else adapter.base_digest
+    manifest |= {} if base is None else {"base_digest": base}
     policy = learner.policy.config.portable().entry()
     settings = {name: value for name, value in identity.items() if name not in OURS}
     data = {name: value for name, value in identity["dataset"].items() if name not in ("digest", "task_weights")}

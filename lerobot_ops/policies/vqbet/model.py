@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lerobot_ops.errors import ConfigError
 from lerobot_ops.policies.draws import Draws
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.rgb_encoder import RgbEncoder
@@ -69,6 +70,14 @@ class VQBeTPolicy(Policy):
         actions = self.vqbet(batch, draws or Draws()).actions
         chunks: Tensor = actions.unflatten(0, (-1, self.vqbet.queries))[:, self.config.n_obs_steps - 1]
         return chunks
+
+    def check_adaptable(self) -> None:
+        if not self.discretized:
+            raise ConfigError(
+                "this VQ-BeT is still in its first phase: it has no codes yet that an adapter could choose from",
+                field="policy.path",
+                fix="train it beyond n_vqvae_training_steps first, or train all of it, without --peft",
+            )
 
     def adapts(self, name: str, module: nn.Module) -> bool:
         return type(module) is nn.Linear and "vqvae_model" not in name
