@@ -32,6 +32,7 @@ T = TypeVar("T")
 DECISIONS = datetime.timedelta(days=2)
 """How long the others wait for what process 0 does alone: an evaluation, a cache of frames, a slow disk."""
 
+NO_FP16 = "the scale of fp16 is not kept for a policy that is sharded"
 LAST_WORDS = datetime.timedelta(seconds=20)
 """How long the others stay for the one that has failed to say why."""
 
@@ -43,8 +44,16 @@ class _FailedInMainError(Exception):
 class World:
     """The processes of a training, and which one this is; alone, all that they agree on is what this one says."""
 
-    def __init__(self, rank: int = 0, size: int = 1, mesh: "DeviceMesh | None" = None, group: Any = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        mesh: "DeviceMesh | None" = None,
+        group: Any = None,
+        patience: datetime.timedelta | None = None,
+    ) -> None:
         self.rank, self.size, self.mesh = rank, size, mesh
+        self._patience = patience or DECISIONS
         self._group = group
         """For decisions, in memory of the CPU: no device waits, whatever the gradients travel by."""
         self._asked: tuple[dist.Work, Tensor] | None = None
@@ -59,20 +68,22 @@ class World:
         """Whether each process holds a part of the weights only."""
         return self.mesh is not None
 
-    def gathered(self, value: Tensor) -> list[Tensor]:
-        """The `value` of every process, of one shape and dtype, on the CPU."""
+    def gathered(self, value: Tensor, patience: datetime.timedelta | None = None) -> list[Tensor]:
+        """The `value` of every process, of one shape and dtype, on the CPU; they may be `patience` apart."""
         if self.size == 1:
             return [value]
         own = value.detach().cpu().contiguous()
         found = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(found, own, group=self._group)
+        work = dist.all_gather(found, own, group=self._group, async_op=True)
+        assert work is not None
+        work.wait(patience or self._patience)
         return found
 
-    def greatest(self, value: int) -> int:
+    def greatest(self, value: int, patience: datetime.timedelta | None = None) -> int:
         """The greatest `value` of all processes."""
         if self.size == 1:
             return value
-        return max(int(found) for found in self.gathered(torch.tensor(value)))
+        return max(int(found) for found in self.gathered(torch.tensor(value), patience))
 
     def greatest_so_far(self, value: int) -> int:
         """The greatest `value` of all processes, as it was when they called this last: nobody waits for the answer.
@@ -93,7 +104,7 @@ class World:
         if self._asked is None:
             return 0
         (work, found), self._asked = self._asked, None
-        work.wait()
+        work.wait(self._patience)
         return int(found)
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -117,16 +128,16 @@ class World:
         if self.size == 1:
             yield
             return
-        if not self.is_main and self.greatest(0):
+        if not self.is_main and self.greatest(0, DECISIONS):
             raise _FailedInMainError
         try:
             yield
         except Exception:
             if self.is_main:
-                self.greatest(1)
+                self.greatest(1, DECISIONS)
             raise
         if self.is_main:
-            self.greatest(0)
+            self.greatest(0, DECISIONS)
 
     @contextlib.contextmanager
     def together(self) -> Generator[None]:
@@ -140,7 +151,8 @@ class World:
             failure = error
         if self.size == 1:
             return
-        failed = [number for number, bad in enumerate(self.gathered(torch.tensor(failure is not None))) if bad]
+        told = self.gathered(torch.tensor(failure is not None), DECISIONS)
+        failed = [number for number, bad in enumerate(told) if bad]
         if failure is not None and failed[0] == self.rank:
             raise failure
         if failed:
@@ -165,17 +177,18 @@ def joined(config: "TrainConfig") -> Iterator[World]:
     backend = "nccl" if device == "cuda" else "gloo"
     ours = logging.getLogger("lerobot_ops")
     level = ours.level
+    patience = datetime.timedelta(seconds=config.parallelism.timeout_s)
     try:
         dist.init_process_group(
             backend,
             store=_all_here(rank, size),
             rank=rank,
             world_size=size,
-            timeout=datetime.timedelta(seconds=config.parallelism.timeout_s),
+            timeout=patience,
         )
         ours.setLevel(level if rank == 0 else logging.ERROR)
         group = dist.new_group(backend="gloo", timeout=DECISIONS)
-        world = World(rank, size, _mesh(config.parallelism, device, size), group)
+        world = World(rank, size, _mesh(config.parallelism, device, size), group, patience)
         yield world
         world.settle()
         dist.destroy_process_group()
@@ -229,6 +242,13 @@ def check_parallelism(config: "TrainConfig", size: int) -> None:
         )
     if shards > 1 and config.compile:
         raise ConfigError("a policy that is sharded is not compiled here", field="compile", found=True, expected=False)
+    if shards > 1 and config.accelerator.mixed_precision == "fp16":
+        raise ConfigError(
+            NO_FP16,
+            field="accelerator.mixed_precision",
+            found="fp16",
+            fix="bf16, or --parallelism.dp_shard=1",
+        )
 
 
 def layout(wanted: "ParallelismConfig", size: int) -> tuple[int, int]:
@@ -274,8 +294,8 @@ def _device_type(config: "TrainConfig", local: int) -> str:
 
 def _lost(error: Exception) -> bool:
     """Whether this is what torch's backends say when another process is gone."""
-    text = str(error)
-    return isinstance(error, dist.DistError) or any(sign in text for sign in ("gloo", "NCCL", "ncclUnhandled"))
+    signs = ("gloo", "nccl", "timeout", "timed out", "connection")
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
 
 
 def shard(policy: nn.Module, mesh: "DeviceMesh") -> None:

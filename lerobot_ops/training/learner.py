@@ -16,7 +16,7 @@ from lerobot_ops.policies.pretrained import first_policy
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import training_stats
-from lerobot_ops.training.distributed import World, part_like, reseed, shard
+from lerobot_ops.training.distributed import NO_FP16, World, part_like, reseed, shard
 from lerobot_ops.training.ema import WeightAverage
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.optimizer import make_optimizer
@@ -66,12 +66,7 @@ def make_learner(
         raise DatasetError(str(error), file=config.dataset.root / "meta/stats.json") from None
     precision = config.accelerator.mixed_precision or default_precision(policy_config.use_amp, device)
     if precision == "fp16" and world.sharded:
-        raise ConfigError(
-            "the scale of fp16 is not kept for a policy that is sharded",
-            field="accelerator.mixed_precision",
-            found="fp16",
-            fix="bf16, or --parallelism.dp_shard=1",
-        )
+        raise ConfigError(NO_FP16, field="policy.use_amp", found=True, fix="--accelerator.mixed_precision=bf16")
     with world.main_first():
         policy = first_policy(policy_config, config.peft).to(device).train()
     if policy.adapter is not None and world.sharded:

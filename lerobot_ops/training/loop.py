@@ -112,6 +112,8 @@ class Loop:
                 self._save(step)
         told = world.greatest(interrupt.signal or world.settle())
         if told:
+            if not world.is_main:
+                raise SystemExit(128 + told)
             interrupt.signal = signal.Signals(told)  # it may be another process that got it
             interrupt.leave()
         return step

@@ -31,6 +31,8 @@ IDENTITY = "training.json"
 PRODUCT = "pretrained_model"
 AVERAGE = "pretrained_model_ema"
 STATE = "training_state"
+MAY_CHANGE = ("steps", "batch_size")
+"""What a training may be resumed with another value of."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,11 @@ def locked(run: RunDirectory) -> Iterator[None]:
 
 
 def _check_same(stored: dict[str, Any], identity: dict[str, Any], run: RunDirectory) -> None:
-    """A resumed training may only be longer than what is there."""
+    """A resumed training may only be longer than what is there, or go on with batches of another size."""
     before, now = _flat(stored), _flat(identity)
-    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name) and name != "steps"]
+    differing = [
+        name for name in sorted({*before, *now}) if before.get(name) != now.get(name) and name not in MAY_CHANGE
+    ]
     if differing:
         changes = "\n".join(f"  {name}: {before.get(name)} there, {now.get(name)} here" for name in differing)
         raise ConfigError(

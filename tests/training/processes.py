@@ -26,7 +26,7 @@ FORKING.set_forkserver_preload(
         "lerobot_ops.evaluation.in_training",
         "lerobot_ops.policies.act.model",
         "torch.distributed.fsdp",
-        "torch.nn.parallel.distributed",
+        "torch._dynamo",  # by DistributedDataParallel
     ]
 )
 CALLS = ("open", "mkdir", "fsync", "rename", "replace", "symlink", "link", "unlink")
