@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lerobot_ops.errors import CheckpointError, ConfigError, PrerequisiteError, did_you_mean
@@ -21,6 +22,9 @@ HUB_WEIGHTS = {
 }
 """torchvision's names of its ImageNet weights, and the Hub repositories that hold the same tensors as safetensors."""
 
+
+_MANY_PIXELS = 2**18
+"""Eight images of 181x181; measured with ResNet-18."""
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation of so many channels."""
@@ -46,10 +50,33 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """What every channel is multiplied by, and what is added then."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        offset = self.bias - self.running_mean * scale
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, offset = self.affine()
         return x * scale[:, None, None] + offset[:, None, None]
+
+
+def _convolved(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(conv(x))`; in training a constant norm scales the weights, where they are fewer than what they make."""
+    if norm.training and isinstance(norm, FrozenBatchNorm2d) and type(conv) is nn.Conv2d:
+        places = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
+        if places > conv.weight[0].numel():
+            scale, offset = norm.affine()
+            return F.conv2d(
+                x, conv.weight * scale[:, None, None, None], offset, conv.stride, conv.padding, conv.dilation
+            )
+    out: Tensor = norm(conv(x))
+    return out
+
+
+def _shortcut(downsample: nn.Module | None, x: Tensor) -> Tensor:
+    if not isinstance(downsample, nn.Sequential):
+        return x
+    return _convolved(downsample[0], downsample[1], x)
 
 
 class BasicBlock(nn.Module):
@@ -68,9 +95,9 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.relu_(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return torch.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = torch.relu_(_convolved(self.conv1, self.bn1, x))
+        out = _convolved(self.conv2, self.bn2, out)
+        return torch.relu_(out + _shortcut(self.downsample, x))
 
 
 class Bottleneck(nn.Module):
@@ -91,10 +118,10 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.relu_(self.bn1(self.conv1(x)))
-        out = torch.relu_(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return torch.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = torch.relu_(_convolved(self.conv1, self.bn1, x))
+        out = torch.relu_(_convolved(self.conv2, self.bn2, out))
+        out = _convolved(self.conv3, self.bn3, out)
+        return torch.relu_(out + _shortcut(self.downsample, x))
 
 
 _DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -120,7 +147,8 @@ class ResNet(nn.Module):
         self.layer4 = _layer(block, 256 * block.expansion, 512, depths[3], norm, stride=2, dilate=dilate_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(torch.relu_(self.bn1(self.conv1(x))))
+        x = laid_out(x) if self.training else x
+        x = self.maxpool(torch.relu_(_convolved(self.conv1, self.bn1, x)))
         out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return out
 
@@ -131,9 +159,9 @@ def fold_norms(module: nn.Module) -> None:
     children = list(module.named_children())
     for (_, conv), (name, norm) in itertools.pairwise(children):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            scale, offset = norm.affine()
             conv.weight.mul_(scale[:, None, None, None])
-            conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+            conv.bias = nn.Parameter(offset, requires_grad=False)
             module.add_module(name, nn.Identity())
     for _, child in children:
         fold_norms(child)
@@ -145,6 +173,17 @@ def channels_last(module: nn.Module) -> None:
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """Images (B, C, H, W), many or large, laid out as a processor learns from them fastest; the layers' outputs follow.
+
+    Of few and small ones the weights, which the layers copy into the same layout, would take longer than is won.
+    """
+    count, _, height, width = images.shape
+    if images.device.type != "cpu" or count * height * width < _MANY_PIXELS:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def load_imagenet(backbone: ResNet, weights: str) -> None:

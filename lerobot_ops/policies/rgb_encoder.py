@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_ops.policies.image_frames import Frames, Size
-from lerobot_ops.policies.resnet import ResNet, group_norm, load_imagenet
+from lerobot_ops.policies.resnet import ResNet, group_norm, laid_out, load_imagenet
 
 
 class RgbEncoder(nn.Module):
@@ -39,7 +39,9 @@ class RgbEncoder(nn.Module):
         self.features = 2 * points
 
     def forward(self, frames: Tensor) -> Tensor:
-        return torch.relu(self.out(self.pool(self.backbone(self.frames(frames))).flatten(1)))
+        frames = self.frames(frames)
+        features = self.backbone(laid_out(frames) if self.training else frames)
+        return torch.relu(self.out(self.pool(features).flatten(1)))
 
 
 class SpatialSoftmax(nn.Module):

@@ -1,5 +1,6 @@
 """The optimiser of a policy's training preset, and its state as LeRobot's safetensors and JSON."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,26 @@ from lerobot_ops.training.distributed import World, copied, part_like, whole
 STATE = "optimizer_state.safetensors"
 GROUPS = "optimizer_param_groups.json"
 
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+class _Bare(torch.optim.Adam):
+    """Adam without what keeps the compiler out of its methods: that imports the compiler, two seconds of it."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class _Adam(_Bare):
+    """torch.optim.Adam."""
+
+
+class _AdamW(_Bare, torch.optim.AdamW):
+    """torch.optim.AdamW."""
+
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": _AdamW, "adam": _Adam}
 
 
 def make_optimizer(policy: Policy, config: OptimizerConfig | None = None) -> torch.optim.Optimizer:

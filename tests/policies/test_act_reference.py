@@ -61,7 +61,9 @@ def test_loss_gradients_and_optimizer_step(policy: ACTPolicy, act_io: IO) -> Non
     real = [name for name, norm in recorded["grad_norms"].items() if norm > 1e-5]
     assert len(real) > 100
     for name in real:
-        assert moved[name] == pytest.approx(recorded["opt_delta_norm"][name], rel=5e-3), name
+        # ... so does the third of an attention's biases that is the keys'
+        apart = 0.2 if name.endswith("in_proj_bias") else 5e-3
+        assert moved[name] == pytest.approx(recorded["opt_delta_norm"][name], rel=apart), name
     assert policy(batch)[0].item() == pytest.approx(recorded["loss_after_1_step"], rel=1e-5)
 
 

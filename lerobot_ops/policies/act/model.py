@@ -140,7 +140,7 @@ class ACT(nn.Module):
         always = padded.new_zeros(len(actions), len(tokens))
         tokens.append(self.vae_encoder_action_input_proj(actions))
         mask = torch.cat([always, padded], dim=1)
-        out = self.vae_encoder(torch.cat(tokens, dim=1), self.vae_encoder_pos_enc, mask)[:, 0]
+        out = self.vae_encoder(torch.cat(tokens, dim=1), self.vae_encoder_pos_enc, mask, wanted=1)[:, 0]
         mean, log_variance = self.vae_encoder_latent_output_proj(out).chunk(2, dim=-1)
         return mean, log_variance
 

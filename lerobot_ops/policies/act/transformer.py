@@ -1,12 +1,13 @@
 """ACT's transformer blocks, batch first, with the parameter names of `torch.nn.MultiheadAttention`."""
 
-from typing import Any
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lerobot_ops.policies.act.config import ACTConfig
+from lerobot_ops.policies.dropout import dropout, relu_dropout_
 
 
 class Attention(nn.Module):
@@ -33,10 +34,21 @@ class Attention(nn.Module):
         v = F.linear(value, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         mask = None if padding is None else ~padding[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        rate = self.dropout if self.training else 0.0
+        if rate and q.device.type == "cpu":  # torch's kernel for processors drops nothing out
+            out = _attend(q, k, v, mask, rate)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+    """Attention whose weights are dropped out; a row of `mask` has at least one key that exists."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return dropout(scores.softmax(dim=-1), rate) @ v
 
 
 class _Block(nn.Module):
@@ -45,13 +57,20 @@ class _Block(nn.Module):
     def __init__(self, config: ACTConfig) -> None:
         super().__init__()
         self.pre_norm = config.pre_norm
-        self.activation: Any = {"relu": F.relu, "gelu": F.gelu}[config.feedforward_activation]
+        self.activation, self.rate = config.feedforward_activation, config.dropout
         self.linear1 = nn.Linear(config.dim_model, config.dim_feedforward)
         self.linear2 = nn.Linear(config.dim_feedforward, config.dim_model)
-        self.dropout = nn.Dropout(config.dropout)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+        inner = self.linear1(x)
+        if self.activation == "gelu":
+            inner = self._dropped(F.gelu(inner))
+        else:
+            inner = relu_dropout_(inner, self.rate) if self.training else torch.relu_(inner)
+        return self._dropped(self.linear2(inner))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.rate) if self.training else x
 
 
 class EncoderLayer(_Block):
@@ -63,17 +82,19 @@ class EncoderLayer(_Block):
         self.norm1 = nn.LayerNorm(config.dim_model)
         self.norm2 = nn.LayerNorm(config.dim_model)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, wanted: int | None = None) -> Tensor:
+        """`wanted` is how many tokens, the first ones, are computed, from all of them; none is all."""
         if self.pre_norm:
-            x = x + self._self_attention(self.norm1(x), position, padding)
+            x = x[:, :wanted] + self._self_attention(self.norm1(x), position, padding, wanted)
             return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self._self_attention(x, position, padding))
+        x = self.norm1(x[:, :wanted] + self._self_attention(x, position, padding, wanted))
         normed: Tensor = self.norm2(x + self._feed_forward(x))
         return normed
 
-    def _self_attention(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+    def _self_attention(self, x: Tensor, position: Tensor, padding: Tensor | None, wanted: int | None) -> Tensor:
         placed = x + position
-        return self.dropout(self.self_attn(placed, placed, x, padding))
+        query = placed if wanted is None else placed[:, :wanted]
+        return self._dropped(self.self_attn(query, placed, x, padding))
 
 
 class DecoderLayer(_Block):
@@ -100,10 +121,10 @@ class DecoderLayer(_Block):
 
     def _self_attention(self, x: Tensor, position: Tensor) -> Tensor:
         placed = x + position
-        return self.dropout(self.self_attn(placed, placed, x))
+        return self._dropped(self.self_attn(placed, placed, x))
 
     def _cross_attention(self, x: Tensor, memory: Tensor, keys: Tensor, position: Tensor) -> Tensor:
-        return self.dropout(self.multihead_attn(x + position, keys, memory))
+        return self._dropped(self.multihead_attn(x + position, keys, memory))
 
 
 class Encoder(nn.Module):
@@ -114,9 +135,12 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(layers))
         self.norm = nn.LayerNorm(config.dim_model) if config.pre_norm else nn.Identity()
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor, padding: Tensor | None = None, *, wanted: int | None = None
+    ) -> Tensor:
+        """The first `wanted` tokens, or all."""
         for layer in self.layers:
-            x = layer(x, position, padding)
+            x = layer(x, position, padding, wanted if layer is self.layers[-1] else None)
         normed: Tensor = self.norm(x)
         return normed
 
