@@ -164,5 +164,7 @@ class ReplayConfig(SessionConfig):
 
     dataset: ReplayDatasetConfig
     """What is replayed."""
+    teleop: AnyTeleoperatorConfig | None = None
+    """Nobody leads; it is here so that one file of settings does for everything."""
     output: Path | None = None
     """Where the trajectory error goes, as JSON."""

@@ -156,6 +156,29 @@ def test_an_unfinished_recording_is_a_dataset(dataset: Path, tmp_path: Path) -> 
     assert not is_recording(root)
 
 
+def test_an_episode_that_is_taken_back_leaves_no_trace(dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "taken"
+    with create(root) as writer:
+        record_episode(writer, 0)
+        writer.take_back_episode()
+        assert load_info(root).total_episodes == 0
+        with pytest.raises(DatasetError, match="no episode can be taken back"):
+            writer.take_back_episode()
+        record_episode(writer, 0)
+        with writer.episode() as episode:
+            episode.add_frame({**frame(5, 0), "task": "a task of its own"})
+        writer.take_back_episode()
+        assert load_info(root).total_episodes == 1
+        assert len(LeRobotDataset(root)) == 8
+        for index in range(1, load_info(dataset).total_episodes):
+            record_episode(writer, index)
+    assert digest(root) == digest(dataset)
+    with DatasetWriter.resume(root) as writer:
+        with pytest.raises(DatasetError, match="none is there"):
+            writer.take_back_episode()
+        record_episode(writer, writer.num_episodes)
+
+
 def test_the_layout_is_lerobots(dataset: Path) -> None:
     """What LeRobot's loader relies on (format section 2.17)."""
     info = json.loads((dataset / "meta/info.json").read_text())

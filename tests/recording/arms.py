@@ -60,11 +60,11 @@ class Arms:
 
 
 @contextlib.contextmanager
-def simulated_arms(folder: Path) -> Iterator[Arms]:
+def simulated_arms(folder: Path, *, timing: bool = False, latency_s: float = 0.0) -> Iterator[Arms]:
     """Both arms, calibrated; the leader waves."""
     with (
-        simulate("so101", name="follower", directory=folder, timing=False) as follower,
-        simulate("so101", name="leader", directory=folder, timing=False) as leader,
+        simulate("so101", name="follower", directory=folder, timing=timing, latency_s=latency_s) as follower,
+        simulate("so101", name="leader", directory=folder, timing=timing, latency_s=latency_s) as leader,
     ):
         for arm in (follower, leader):
             save_calibration(folder / f"{arm.name}.json", arm.calibration)
