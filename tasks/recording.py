@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.concurrency.sync import concurrency
-from prefect.exceptions import FlowPauseTimeout, PrefectHTTPStatusError
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -19,13 +17,13 @@ from lerobot_ops.errors import ArtifactError, PrerequisiteError
 from lerobot_ops.recording.hardware import HardwareFacts
 from lerobot_ops.recording.operator import Decision, EpisodeReport, Operator, Plan
 from lerobot_ops.robots.robot import RobotConfig
-from tasks.cores import LEASE_S, ensure_limit
+from tasks.cores import ensure_limit
 from tasks.progress import unless_away
+from tasks.slots import AWAY, held
 from tasks.steps import slug
 
 POLL_S = 1
 """Between two looks at whether the form was sent."""
-_AWAY = (httpx.HTTPError, PrefectHTTPStatusError, OSError)
 
 
 class Take(RunInput):
@@ -61,7 +59,7 @@ class Form(Operator):
             except FlowPauseTimeout:
                 self.say(f"nobody answered for {self._timeout_s} s: the recording ends here")
                 return Decision(action="stop")
-            except _AWAY as error:
+            except AWAY as error:
                 raise PrerequisiteError(
                     "the Prefect server went away while it was to ask for the next episode",
                     found=str(error) or repr(error),
@@ -121,16 +119,9 @@ def turn_at(config: RobotConfig, patience_s: float) -> Iterator[None]:
         return
     name = f"robot-{robot_name(config)}"
     ensure_limit(name, 1)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as turn:
         try:
-            turn = concurrency(
-                name,
-                timeout_seconds=patience_s,
-                lease_duration=LEASE_S,
-                strict=True,
-                raise_on_lease_renewal_failure=False,
-            )
-            held.enter_context(turn)
+            turn.enter_context(held(name, 1, patience_s))
         except TimeoutError:
             fix = f"wait for that run, or cancel it; when none is left: prefect gcl update {name} --active-slots 0"
             raise ArtifactError("another run has the robot", field=name, fix=fix) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.sync import concurrency
 
@@ -100,11 +101,11 @@ def test_a_robot_that_another_run_has_is_left_alone(arms: Arms) -> None:
 def paused() -> FlowRun:
     """The run that waits for its form."""
     deadline = time.monotonic() + 60
+    waiting = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
-            for run in client.read_flow_runs(limit=5):
-                if run.state is not None and run.state.type is StateType.PAUSED:
-                    return run
+            for run in client.read_flow_runs(flow_run_filter=waiting):
+                return run
             time.sleep(0.1)
     raise AssertionError("no run waits for a form")
 
