@@ -1,10 +1,12 @@
-"""LeRobot in its own environment: `peer_policies.py OUT` computes the cases; `act` and `resume` take a FOLDER.
+"""LeRobot in its own environment: `peer_policies.py OUT` computes the cases; `exchange` and `resume` take a FOLDER.
 
-`act` loads the checkpoint in FOLDER strictly, with its processors, and writes to FOLDER/../actions.npy what it does in
-the observations of FOLDER/../observations.npz, one after the other, with `known_draws`. `resume` loads all of FOLDER,
-the training's state too, makes a step, and prints the schedule's step and how many parameters have a state.
+`exchange` acts with every checkpoint FOLDER/ours/*, and writes one for every case of `EXCHANGED` in FOLDER/theirs/*
+and acts with it, too. Checkpoints are loaded strictly, with their processors; what is done in the observations of
+NAME.npz is left in NAME.npy, one after the other, with `known_draws`. `resume` loads all of FOLDER, its training state
+too, makes a step, and prints the schedule's step and how many parameters have a state.
 """
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -42,19 +44,54 @@ def compute(name: str) -> dict:
     return cases.compute(name, policy, chunk)
 
 
-def act(folder: Path) -> None:
+def exchange(folder: Path) -> None:
+    for number, name in enumerate(cases.EXCHANGED):
+        write(folder / "theirs" / str(number), name)
+    for checkpoint in sorted([*folder.glob("ours/*"), *folder.glob("theirs/*")]):
+        if checkpoint.is_dir() and (peft_is_there() or not (checkpoint / "adapter_config.json").exists()):
+            np.save(checkpoint.with_suffix(".npy"), act(checkpoint, folder / f"{checkpoint.name}.npz"))
+    print(json.dumps({"peft": peft_is_there()}))
+
+
+def write(folder: Path, name: str) -> None:
+    values = cases.config_values(name)
+    config = draccus.decode(PreTrainedConfig, {**values, "device": "cpu"})
+    policy = get_policy_class(values["type"])(config)
+    cases.fill(policy)
+    policy.save_pretrained(folder)
+    for processor in make_pre_post_processors(config, dataset_stats=cases.stats()):
+        processor.save_pretrained(folder)
+
+
+def act(folder: Path, shown: Path) -> np.ndarray:
     config = PreTrainedConfig.from_pretrained(folder)
-    policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True).eval()
+    if config.use_peft:
+        policy = adapted(folder, config)
+    else:
+        policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True).eval()
     pre, post = make_pre_post_processors(config, pretrained_path=str(folder))
-    with np.load(folder.parent / "observations.npz") as content:
+    with np.load(shown) as content:
         observations = {key: torch.from_numpy(content[key]) for key in content.files}
-    length = len(next(iter(observations.values())))
     with cases.known_draws():
         actions = [
-            post(policy.select_action(pre({key: value[step] for key, value in observations.items()})))
-            for step in range(length)
+            post(policy.select_action(pre({key: value[step] for key, value in observations.items()} | cases.TASK)))
+            for step in range(cases.STEPS)
         ]
-    np.save(folder.parent / "actions.npy", torch.stack(actions).numpy())
+    return torch.stack(actions).numpy()
+
+
+def peft_is_there() -> bool:
+    return importlib.util.find_spec("peft") is not None
+
+
+def adapted(folder: Path, config: PreTrainedConfig) -> torch.nn.Module:
+    """As `lerobot.policies.factory.make_policy` loads an adapter, whose configuration names the base."""
+    from peft import PeftConfig, PeftModel
+
+    peft_config = PeftConfig.from_pretrained(folder)
+    base = peft_config.base_model_name_or_path
+    policy = get_policy_class(config.type).from_pretrained(base, config=config, strict=True)
+    return PeftModel.from_pretrained(policy, folder, config=peft_config).eval()
 
 
 def resume(folder: Path) -> None:
@@ -71,8 +108,8 @@ def resume(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1] in ("act", "resume"):
-        {"act": act, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
+    if sys.argv[1] in ("exchange", "resume"):
+        {"exchange": exchange, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
     else:
         computed = {name: compute(name) for name in cases.CASES}
         Path(sys.argv[1]).write_text(json.dumps(computed, indent=1) + "\n")

@@ -6,12 +6,17 @@ So LeRobot's policy and ours can be built alike, and only what they compute need
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 BATCH = 3
+TASK = {"task": ["push the disc to its place", "pull it back"]}
+"""Of the two rows that are acted on."""
+STEPS = 9
+"""Observations that are shown one after the other."""
 CAMERA, OTHER = "observation.images.front", "observation.images.side"
 STATE, GOAL = "observation.state", "observation.environment_state"
 
@@ -59,6 +64,27 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "vqbet resnet34": (ONE, VQBET | {"vision_backbone": "resnet34", "bet_softmax_temperature": 1.0}),
 }
 
+TINY_CLIP = str(Path(__file__).parents[1] / "data/_hf/tiny-clip")
+ACT: dict[str, Any] = {"type": "act", "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1}
+ACT |= {"n_vae_encoder_layers": 1, "latent_dim": 4, "chunk_size": 5, "n_action_steps": 4}
+ACT |= {"pretrained_backbone_weights": None}
+DIT: dict[str, Any] = {"type": "multi_task_dit", "horizon": 8, "n_action_steps": 4, "hidden_dim": 16, "num_layers": 2}
+DIT |= {"num_heads": 2, "timestep_embed_dim": 8, "num_train_timesteps": 10, "dropout": 0.0}
+DIT |= {"vision_encoder_name": TINY_CLIP, "text_encoder_name": TINY_CLIP, "tokenizer_max_length": 12}
+DIT |= {"image_resize_shape": [64, 64], "image_crop_shape": None}
+
+EXCHANGED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "act": (TWO, ACT),
+    "act ensemble": (VECTORS, ACT | {"n_action_steps": 1, "temporal_ensemble_coeff": 0.01}),
+    "multi_task_dit": (ONE, DIT),
+    "multi_task_dit flow": (
+        (CAMERA, STATE, OTHER),
+        DIT | {"objective": "flow_matching", "num_integration_steps": 3, "use_rope": False},
+    ),
+    **{name: CASES[name] for name in ("diffusion", "diffusion cameras", "vqbet", "vqbet sequential")},
+}
+"""Policies of all types, whose checkpoints go from one to the other and back."""
+
 FEATURES: dict[str, dict[str, Any]] = {
     STATE: {"type": "STATE", "shape": [3]},
     GOAL: {"type": "ENV", "shape": [2]},
@@ -69,9 +95,19 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 def config_values(name: str) -> dict[str, Any]:
     """The fields of the case's configuration."""
-    inputs, values = CASES[name]
+    inputs, values = (CASES | EXCHANGED)[name]
     outputs = {"action": {"type": "ACTION", "shape": [2]}}
     return {**values, "input_features": {key: FEATURES[key] for key in inputs}, "output_features": outputs}
+
+
+def stats() -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of a dataset with all features."""
+    found = {}
+    for key, size in (("action", 2), (STATE, 3), (GOAL, 2)):
+        found[key] = {"min": np.full(size, -2.0), "max": np.full(size, 3.0)}
+        found[key] |= {"mean": np.linspace(0.1, 0.5, size), "std": np.linspace(0.5, 1.5, size)}
+    frames = {"mean": np.full((3, 1, 1), 0.4), "std": np.full((3, 1, 1), 0.2)}
+    return found | dict.fromkeys((CAMERA, OTHER), frames)
 
 
 def fill(policy: torch.nn.Module) -> None:

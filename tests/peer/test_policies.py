@@ -17,14 +17,16 @@ import torch
 from lerobot_ops.flags import build
 from lerobot_ops.policies import make_policy, parse_policy_config
 from lerobot_ops.policies.checkpoint import load_checkpoint, save_checkpoint
+from lerobot_ops.policies.config import PeftConfig
 from lerobot_ops.policies.policy import make_processors
+from lerobot_ops.policies.pretrained import first_policy
+from lerobot_ops.policies.registry import based
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.train import train
 from tests.training.lessons import record
 
 HERE = Path(__file__).parent
 COMPUTED = json.loads((HERE / "computed_by_lerobot.json").read_text())
-ROLLED = ["diffusion", "diffusion cameras", "vqbet", "vqbet sequential"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,28 +69,51 @@ def call(peer: str, verb: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("name", ROLLED)
-def test_lerobot_acts_with_our_checkpoint_as_we_do(name: str, peer: str, tmp_path: Path) -> None:
-    folder, policy = tmp_path / "pretrained_model", built(name)
-    bounds = {
-        key: {"min": np.full(size, -2.0), "max": np.full(size, 3.0)} for key, size in (("action", 2), (cases.STATE, 3))
-    }
-    frames = {"mean": np.full((3, 1, 1), 0.4), "std": np.full((3, 1, 1), 0.2)}
-    stats = bounds | dict.fromkeys((cases.CAMERA, cases.OTHER), frames)
-    save_checkpoint(folder, policy, *make_processors(policy.config, stats, "cpu"))
-    seen = {key: cases.FEATURES[key]["shape"] for key in policy.config.input_features}
-    generator = np.random.default_rng(0)
-    observations = {key: generator.random((9, 2, *shape), dtype=np.float32) for key, shape in seen.items()}
-    np.savez(tmp_path / "observations.npz", **observations)
+NAMES = list(cases.EXCHANGED)
+ADAPTED = ["act", "diffusion cameras", "vqbet", "multi_task_dit"]
 
-    call(peer, "act", folder)
 
-    loaded = load_checkpoint(folder)
-    with cases.known_draws():
-        for step, expected in enumerate(np.load(tmp_path / "actions.npy")):
-            now = {key: torch.from_numpy(value[step]) for key, value in observations.items()}
-            action = loaded.postprocessor.action(loaded.policy.select_action(loaded.preprocessor(now)))
+@pytest.fixture(scope="session")
+def exchanged(peer: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
+    """Checkpoints of ours and of LeRobot's, all of which it has acted with; and whether it has peft."""
+    root = tmp_path_factory.mktemp("exchanged")
+    for number, name in enumerate(NAMES):
+        policy, folder = built(name), root / "ours" / str(number)
+        pre, post = make_processors(policy.config, cases.stats(), "cpu")
+        save_checkpoint(folder, policy, pre, post)
+        if name in ADAPTED:
+            adapted = first_policy(parse_policy_config(based({"path": str(folder)})), PeftConfig(r=2))
+            for parameter in adapted.adapter.parameters():
+                parameter.data.normal_(std=0.1)
+            save_checkpoint(root / "ours" / f"{number}_adapted", adapted, pre, post)
+        generator = np.random.default_rng(0)
+        shapes = {key: cases.FEATURES[key]["shape"] for key in policy.config.input_features}
+        observations = {k: generator.random((cases.STEPS, 2, *s), dtype=np.float32) for k, s in shapes.items()}
+        for suffix in ("", "_adapted"):
+            np.savez(root / f"{number}{suffix}.npz", **observations)
+    return root, json.loads(call(peer, "exchange", root)[-1])["peft"]
+
+
+def assert_both_act_alike(root: Path, name: str) -> None:
+    folder, loaded = root / name, load_checkpoint(root / name)
+    with np.load(root / f"{folder.name}.npz") as observations, cases.known_draws():
+        for step, expected in enumerate(np.load(folder.with_suffix(".npy"))):
+            now = {key: torch.from_numpy(observations[key][step]) for key in observations.files}
+            action = loaded.postprocessor.action(loaded.policy.select_action(loaded.preprocessor(now | cases.TASK)))
             np.testing.assert_allclose(action.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_both_act_alike_with_a_checkpoint_of_either(name: str, side: str, exchanged: tuple[Path, bool]) -> None:
+    assert_both_act_alike(exchanged[0], f"{side}/{NAMES.index(name)}")
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_lerobot_acts_with_our_adapters_as_we_do(name: str, exchanged: tuple[Path, bool]) -> None:
+    if not exchanged[1]:
+        pytest.skip("LeRobot's environment has no peft: pip install 'lerobot[peft]==0.6.1'")
+    assert_both_act_alike(exchanged[0], f"ours/{NAMES.index(name)}_adapted")
 
 
 def test_lerobot_resumes_our_training(peer: str, tmp_path: Path) -> None:
