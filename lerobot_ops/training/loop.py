@@ -98,6 +98,7 @@ class Loop:
             while step < config.steps and not self.looks.enough and not world.greatest_so_far(interrupt.signal or 0):
                 step += 1
                 self._update(step, source)
+                self.writer.check()
                 bar.update()
                 if self._looks_at(step):
                     self._look(step, interrupt)

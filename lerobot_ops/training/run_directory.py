@@ -96,7 +96,7 @@ class RunDirectory:
         """Remove all checkpoints but the latest `count` and the best."""
         for step in self.checkpoints()[: -count if count else 0]:
             if step != self.best():
-                shutil.rmtree(self.checkpoint(step))
+                _discard(self.checkpoint(step))
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the directory (`locked`)."""
@@ -107,12 +107,19 @@ class RunDirectory:
                 else:
                     path.unlink()
 
+    def settle(self, best: int | None, keep: int | None) -> None:
+        """Do what was to be done after the last checkpoint, whose writer may have been killed before."""
+        steps = self.checkpoints()
+        if steps:
+            self._point("last", steps[-1])
+        if best in steps and best is not None:
+            self.name_best(best)
+        self.keep(keep)
+
     def discard_product(self) -> None:
         """Remove the product of a training that has since become longer."""
         if self.product.exists():
-            discarded = self.product.with_name(f".{PRODUCT}.partial-{uuid.uuid4().hex[:12]}")
-            os.rename(self.product, discarded)
-            shutil.rmtree(discarded)
+            _discard(self.product)
 
     def export(self, step: int) -> None:
         """Make the checkpoint of `step` the product, by hard links where the file system has them."""
@@ -122,6 +129,13 @@ class RunDirectory:
                     os.link(file, partial / file.name)
                 except OSError:
                     shutil.copy2(file, partial / file.name)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a directory that is never seen in parts."""
+    discarded = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:12]}")
+    os.rename(folder, discarded)
+    shutil.rmtree(discarded)
 
 
 def prepare(root: Path, identity: dict[str, Any], resume: bool | Literal["auto"]) -> RunDirectory:

@@ -3,7 +3,10 @@
 The folder is LeRobot's; `manifest.json`, `log_window.json` and `grad_scaler.json` are ours.
 """
 
-from collections.abc import Callable
+import contextlib
+import errno
+import shutil
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +16,7 @@ from torch import Tensor
 from lerobot_ops import __version__
 from lerobot_ops.artifacts import write_json
 from lerobot_ops.config import content_key
+from lerobot_ops.errors import ArtifactError
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.distributed import copied
@@ -36,6 +40,11 @@ class BackgroundWriter:
         """Do `work` soon; waits for the write before, so that two are never held in memory."""
         self.wait()
         self._pending = self._pool.submit(work)
+
+    def check(self) -> None:
+        """Raise what the write raised, if it is over."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until everything that was asked for is durable; raises what a write raised."""
@@ -64,6 +73,12 @@ class Snapshot:
     average: dict[str, Tensor] | None
     state: TrainingState
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its checkpoint has."""
+        tensors = [*self.weights.values(), *(self.average or {}).values(), *self.state.optimizer[0].values()]
+        return sum(tensor.nbytes for tensor in tensors)
+
     @classmethod
     def of(cls, learner: Learner, window: Window, counts: Counts) -> "Snapshot":
         """Copy everything to the CPU of process 0; every process is to call this."""
@@ -89,10 +104,31 @@ def write_checkpoint(
     settings = {name: value for name, value in identity.items() if name not in OURS}
     data = {name: value for name, value in identity["dataset"].items() if name not in ("digest", "task_weights")}
     train_config = {"dataset": data, "policy": policy, **settings}
-    with run.new_checkpoint(snapshot.step) as folder:
+    with told_when_full(run, snapshot.size), run.new_checkpoint(snapshot.step) as folder:
         for name, weights in ((PRODUCT, snapshot.weights), (AVERAGE, snapshot.average)):
             if weights is not None:
                 save_checkpoint(folder / name, learner.policy, learner.preprocessor, learner.postprocessor, weights)
                 write_json(folder / name / "train_config.json", train_config, indent=4)
                 write_json(folder / name / "manifest.json", manifest)
         snapshot.state.write(folder / STATE)
+
+
+@contextlib.contextmanager
+def told_when_full(run: RunDirectory, needed: int | None = None) -> Generator[None]:
+    """Raise ArtifactError, with what would help, when a disk is full in this block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        last = (run.checkpoints() or [0])[-1]
+        kept = f"the checkpoint of step {last} is whole" if last else "there is no checkpoint yet"
+        raise ArtifactError(
+            f"the disk is full: {error.strerror}",
+            file=run.root,
+            found=f"{shutil.disk_usage(run.root).free / 2**20:,.0f} MiB free",
+            expected=None
+            if needed is None
+            else f"about {needed / 2**20:,.1f} MiB for a checkpoint beside those that are kept",
+            fix=f"make room, or set keep_checkpoints; {kept}, and --resume=true goes on from there",
+        ) from error

@@ -18,6 +18,7 @@ from lerobot_ops.training.learner import make_learner
 from lerobot_ops.training.log import last_metrics
 from lerobot_ops.training.loop import Loop, OnCheckpoint, OnMetrics
 from lerobot_ops.training.run_directory import RunDirectory, locked, prepare
+from lerobot_ops.training.saving import told_when_full
 from lerobot_ops.versioning.digest import digest
 
 
@@ -69,8 +70,9 @@ def train(
             held.enter_context(locked(prepare(config.output_dir, identity, config.resume)))
             run.sweep()
             done = (run.checkpoints() or [0])[-1]
-            enough = done >= config.steps or Looks(run.root, config.early_stop, done).enough
-            if run.finished and enough:
+            looks = Looks(run.root, config.early_stop, done)
+            run.settle(looks.best, config.keep_checkpoints)
+            if run.finished and (done >= config.steps or looks.enough):
                 return identity, done, True
             if on_start is not None:
                 on_start()
@@ -82,7 +84,7 @@ def train(
             return _result(run, done)
         reports = [report for report in (on_metrics, _to(tracker)) if report is not None]
         loop = Loop(config, run, learner, dataset, held_out, identity, reports, on_checkpoint)
-        with interruptible() as interrupt:
+        with interruptible() as interrupt, told_when_full(run):
             last = loop.to_the_end(done, interrupt) if done < config.steps else done
         world.on_main(lambda: run.export(last))
     return _result(run, last)
