@@ -59,6 +59,7 @@ class Episodes:
         self._operator: Operator = loop.operator
         self._provenance, self._next, self._on_episode = provenance, first, on_episode
         self._saving: Future[EpisodeReport] | None = None
+        self._untold: list[EpisodeReport] = []
         self._task = config.single_task
         self.reports: list[EpisodeReport] = []
         """Of the episodes that this run put into the dataset, and did not take out again."""
@@ -153,18 +154,25 @@ class Episodes:
         return 1
 
     def _check_saving(self) -> None:
+        """Raise what went wrong in the recorder's thread, and tell when it is done; called at every tick."""
         self._recorder.check()
         if self._saving is not None and self._saving.done():
-            self._saving.result()
+            self._tell(self._saving.result())
+            self._saving = None
 
     def _settle(self) -> None:
-        """Wait until the last episode is on disk, and tell."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            report = saving.result()
-            self.reports.append(report)
-            self._operator.say(described(report))
-            self._on_episode(report)
+        """Wait until the last episode is on disk."""
+        if self._saving is not None:
+            self._tell(self._saving.result())
+            self._saving = None
+        while self._untold:
+            self._on_episode(self._untold.pop(0))
+
+    def _tell(self, report: EpisodeReport) -> None:
+        """An episode is on disk: the operator hears of it at once, `on_episode` when no tick waits for it."""
+        self.reports.append(report)
+        self._untold.append(report)
+        self._operator.say(described(report))
 
     def _report(self, tally: _Tally, outcome: Outcome, started_at: str) -> EpisodeReport:
         cameras = self._layout.parts[1:]

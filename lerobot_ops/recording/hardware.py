@@ -60,7 +60,7 @@ def check_hardware(config: RecordConfig, *, processors: Processors | None = None
     root = config.dataset.place
     wanted = episodes_wanted(config, root)
     with contextlib.ExitStack() as stack:
-        arm, teleop = stack.enter_context(session(config, Operator(), config.teleop))
+        arm, teleop, _ = stack.enter_context(session(config, Operator(), config.teleop))
         stack.enter_context(arm)
         if teleop is not None:
             Teleoperation(teleop, arm.robot, processors)

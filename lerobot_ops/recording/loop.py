@@ -31,8 +31,16 @@ class Outcome:
 class Loop:
     """Reads the robot, asks who leads, sends, and tells, at `fps`; see `run`."""
 
-    def __init__(self, arm: GuardedRobot, operator: Operator, fps: int, processors: Processors) -> None:
+    def __init__(
+        self,
+        arm: GuardedRobot,
+        operator: Operator,
+        fps: int,
+        processors: Processors,
+        display: Callable[[Moment], None] | None = None,
+    ) -> None:
         self.arm, self.operator, self.fps, self.processors = arm, operator, fps, processors
+        self._display = display
 
     def run(
         self,
@@ -71,6 +79,8 @@ class Loop:
                     moment = self._tick(tick, pace, source, observation)
                     if each is not None:
                         each(moment)
+                    if self._display is not None:
+                        self._display(moment)
                     if tick.began - shown >= _SHOWN:
                         shown = tick.began
                         self.operator.show(self._status(phase, seconds, pace, source, moment, about()))
@@ -121,7 +131,7 @@ class Loop:
             seconds=elapsed,
             limit_s=seconds,
             frame=moment.number,
-            rate=(moment.number + 1) / elapsed if elapsed > 0 else 0.0,
+            rate=moment.number / (elapsed - moment.work) if elapsed > moment.work else 0.0,
             late_ms=1000 * float(np.quantile(recent, 0.99)),
             overruns=pace.overruns,
             skipped=pace.skipped,

@@ -77,7 +77,7 @@ def record(
     runner = None if config.policy is None else _runner(config.policy)
     rehearse(config.dataset.rgb_encoder, video=config.dataset.video)
     with contextlib.ExitStack() as stack:
-        arm, teleop = stack.enter_context(session(config, operator, config.teleop))
+        arm, teleop, display = stack.enter_context(session(config, operator, config.teleop))
         try:
             with contextlib.ExitStack() as dataset:  # it is left when the robot is safe already
                 with arm:
@@ -86,7 +86,7 @@ def record(
                     most_waiting = max(2, round(config.dataset.backlog_s * config.dataset.fps))
                     recorder = EpisodeRecorder(writer, most_waiting)
                     dataset.callback(recorder.close)
-                    loop = Loop(arm, operator, config.dataset.fps, processors)
+                    loop = Loop(arm, operator, config.dataset.fps, processors, display)
                     led = dataset.enter_context(_led(loop, teleop, runner, layout))
                     first = writer.num_episodes
                     operator.say(_plan(root, first, wanted))

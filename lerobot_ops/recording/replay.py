@@ -76,9 +76,9 @@ def replay(config: ReplayConfig, operator: Operator | None = None) -> Replayed:
         measured.append(np.array([moment.observation.get(name, np.nan) for name in names]))
         sent.append(np.array([moment.sent[name] for name in names]))
 
-    with session(config, operator, None) as (arm, _), arm:
+    with session(config, operator, None) as (arm, _, display), arm:
         _check(arm.robot, names, root)
-        loop = Loop(arm, operator, config.dataset.fps or fps, Processors())
+        loop = Loop(arm, operator, config.dataset.fps or fps, Processors(), display)
         at_rest(loop)
         first = dict(zip(names, map(float, actions[0]), strict=True))
         loop.run(Pose(first, names), "moving", about=lambda: {"task": "to the first pose of the episode"})

@@ -1,10 +1,12 @@
 """What every session with a robot has: signals, an operator, a teleoperator and a guarded robot; all left safely."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lerobot_ops.errors import DeviceError
 from lerobot_ops.recording.config import SessionConfig
+from lerobot_ops.recording.display import displaying
+from lerobot_ops.recording.frames import Moment
 from lerobot_ops.recording.loop import Loop
 from lerobot_ops.recording.operator import Operator
 from lerobot_ops.recording.pace import settled
@@ -19,8 +21,8 @@ from lerobot_ops.teleoperators.teleoperator import Teleoperator, TeleoperatorCon
 @contextlib.contextmanager
 def session(
     config: SessionConfig, operator: Operator, teleop: TeleoperatorConfig | None
-) -> Iterator[tuple[GuardedRobot, Teleoperator | None]]:
-    """A robot that is to be entered (`with robot:`), not yet connected, and a connected teleoperator.
+) -> Iterator[tuple[GuardedRobot, Teleoperator | None, Callable[[Moment], None]]]:
+    """A robot that is to be entered (`with robot:`), not yet connected, a connected teleoperator, and a display.
 
     Raises DeviceError when the teleoperator cannot be connected or is not calibrated.
     """
@@ -40,8 +42,9 @@ def session(
                 named = f"--teleop.type={leader.config.type} --teleop.id={leader.config.id}"
                 fix = f"lerobot-ops calibrate {named} --teleop.port=…"
                 raise DeviceError("the teleoperator is not calibrated", field=leader.name, fix=fix)
+        display = stack.enter_context(displaying(config.display_data))
         stack.enter_context(settled())
-        yield arm, leader
+        yield arm, leader, display
 
 
 def at_rest(loop: Loop) -> None:

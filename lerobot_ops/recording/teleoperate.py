@@ -18,9 +18,9 @@ def teleoperate(
     together; the robot's torque is off whatever happens.
     """
     operator, processors = operator or Operator(), processors or Processors()
-    with session(config, operator, config.teleop) as (arm, teleop), arm:
+    with session(config, operator, config.teleop) as (arm, teleop, display), arm:
         assert teleop is not None
-        loop = Loop(arm, operator, config.fps, processors)
+        loop = Loop(arm, operator, config.fps, processors, display)
         source = Teleoperation(teleop, arm.robot, processors)
         at_rest(loop)
         outcome = loop.run(source, "teleoperating", seconds=config.teleop_time_s)

@@ -1,5 +1,6 @@
 """What a guarded robot does and refuses, with a robot of somebody else's that is only a few lines."""
 
+import importlib.util
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lerobot_ops.errors import ConfigError, DeviceError
+from lerobot_ops.errors import ConfigError, DeviceError, PrerequisiteError
 from lerobot_ops.flags import build
 from lerobot_ops.recording.config import TeleoperateConfig
 from lerobot_ops.recording.frames import Processors
@@ -194,3 +195,12 @@ def test_goals_are_within_limits_and_begin_slowly(wanted: list[float], present: 
         assert -50 <= goal <= 50
         assert not slow or abs(goal - before) <= 45 * seconds + 1e-9
         before = goal
+
+
+def test_a_display_that_is_not_installed_is_told_before_anything_moves(arms: Arms) -> None:
+    if importlib.util.find_spec("rerun"):
+        pytest.skip("Rerun is installed here")
+    values = {"robot": arms.robot(cameras={}), "teleop": arms.teleop(), "teleop_time_s": 0.1, "display_data": True}
+    with pytest.raises(PrerequisiteError, match="Rerun is not installed"):
+        teleoperate(build(TeleoperateConfig, values, source="a test"))
+    assert arms.limp

@@ -62,8 +62,8 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 def mover(wire: Wire) -> Iterator[subprocess.Popen[str]]:
-    """A process that moves something, with 5 s of patience, so that only what is done to it counts."""
-    command = [sys.executable, "-c", MOVER, wire.port, PACKETS.hex(), "5"]
+    """A process that moves something, with 2 s of patience, so that only what is done to it counts."""
+    command = [sys.executable, "-c", MOVER, wire.port, PACKETS.hex(), "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "moving\n"
