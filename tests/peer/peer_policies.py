@@ -47,6 +47,8 @@ def compute(name: str) -> dict:
 def exchange(folder: Path) -> None:
     for number, name in enumerate(cases.EXCHANGED):
         write(folder / "theirs" / str(number), name)
+        if name in cases.ADAPTED and peft_is_there():
+            write_adapter(folder / "theirs" / str(number))
     for checkpoint in sorted([*folder.glob("ours/*"), *folder.glob("theirs/*")]):
         if checkpoint.is_dir() and (peft_is_there() or not (checkpoint / "adapter_config.json").exists()):
             np.save(checkpoint.with_suffix(".npy"), act(checkpoint, folder / f"{checkpoint.name}.npz"))
@@ -59,6 +61,23 @@ def write(folder: Path, name: str) -> None:
     policy = get_policy_class(values["type"])(config)
     cases.fill(policy)
     policy.save_pretrained(folder)
+    for processor in make_pre_post_processors(config, dataset_stats=cases.stats()):
+        processor.save_pretrained(folder)
+
+
+def write_adapter(base: Path) -> None:
+    """As `lerobot-train` makes and saves one."""
+    config = PreTrainedConfig.from_pretrained(base)
+    config.pretrained_path = base
+    policy = get_policy_class(config.type).from_pretrained(base, config=config, strict=True)
+    options = {"r": 2, "target_modules": cases.ADAPTED[config.type], "method_type": "LORA"}
+    policy = policy.wrap_with_peft(peft_cli_overrides=options)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1)
+    folder = base.with_name(f"{base.name}_adapted")
+    policy.save_pretrained(folder)
+    policy.config.save_pretrained(folder)
     for processor in make_pre_post_processors(config, dataset_stats=cases.stats()):
         processor.save_pretrained(folder)
 

@@ -85,6 +85,14 @@ EXCHANGED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 """Policies of all types, whose checkpoints go from one to the other and back."""
 
+ADAPTED: dict[str, list[str]] = {
+    "act": ["linear1", "action_head"],
+    "diffusion": ["cond_encoder.1", "conv1.block.0"],
+    "vqbet": ["c_attn", "c_proj"],
+    "multi_task_dit": ["qkv_proj", "q_proj", "v_proj"],
+}
+"""Those that get adapters too, and LeRobot's choice of their layers."""
+
 FEATURES: dict[str, dict[str, Any]] = {
     STATE: {"type": "STATE", "shape": [3]},
     GOAL: {"type": "ENV", "shape": [2]},

@@ -70,7 +70,6 @@ def call(peer: str, verb: str, folder: Path) -> list[str]:
 
 
 NAMES = list(cases.EXCHANGED)
-ADAPTED = ["act", "diffusion cameras", "vqbet", "multi_task_dit"]
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +80,7 @@ def exchanged(peer: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         policy, folder = built(name), root / "ours" / str(number)
         pre, post = make_processors(policy.config, cases.stats(), "cpu")
         save_checkpoint(folder, policy, pre, post)
-        if name in ADAPTED:
+        if name in cases.ADAPTED:
             adapted = first_policy(parse_policy_config(based({"path": str(folder)})), PeftConfig(r=2))
             for parameter in adapted.adapter.parameters():
                 parameter.data.normal_(std=0.1)
@@ -109,11 +108,12 @@ def test_both_act_alike_with_a_checkpoint_of_either(name: str, side: str, exchan
     assert_both_act_alike(exchanged[0], f"{side}/{NAMES.index(name)}")
 
 
-@pytest.mark.parametrize("name", ADAPTED)
-def test_lerobot_acts_with_our_adapters_as_we_do(name: str, exchanged: tuple[Path, bool]) -> None:
+@pytest.mark.parametrize("name", cases.ADAPTED)
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_both_act_alike_with_an_adapter_of_either(name: str, side: str, exchanged: tuple[Path, bool]) -> None:
     if not exchanged[1]:
         pytest.skip("LeRobot's environment has no peft: pip install 'lerobot[peft]==0.6.1'")
-    assert_both_act_alike(exchanged[0], f"ours/{NAMES.index(name)}_adapted")
+    assert_both_act_alike(exchanged[0], f"{side}/{NAMES.index(name)}_adapted")
 
 
 def test_lerobot_resumes_our_training(peer: str, tmp_path: Path) -> None:
