@@ -6,7 +6,7 @@ from pathlib import Path
 from lerobot_ops.artifacts import staged
 from lerobot_ops.config import Config
 from lerobot_ops.hub.checkpoints import checkpoint_digest, checkpoint_folder
-from lerobot_ops.hub.publish import ROOMS, HubConfig
+from lerobot_ops.hub.publish import ROOMS
 
 
 class PullConfig(Config):
@@ -16,8 +16,8 @@ class PullConfig(Config):
     """OWNER/NAME, or OWNER/NAME@REVISION: a tag, a branch, a commit, or a step of the training in six digits."""
     output: Path
     """The folder that it is to lie in, which must not exist."""
-    hub: HubConfig = HubConfig(target="huggingface")
-    """Where it comes from."""
+    root: Path | None = None
+    """The folder of a local hub that it comes from; none is the Hugging Face Hub."""
 
 
 class Pulled(Config):
@@ -35,9 +35,9 @@ def pull(config: PullConfig) -> Pulled:
     Of a model on the Hub that needs no folder of its own, OWNER/NAME serves wherever a checkpoint's path does.
     """
     place: str | Path = config.repo_id
-    if config.hub.target == "folder":
+    if config.root is not None:
         name, _, step = config.repo_id.partition("@")
-        place = config.hub.root / ROOMS["checkpoint"] / name
+        place = config.root / ROOMS["checkpoint"] / name
         place = place / "checkpoints" / step if step else place
     folder = checkpoint_folder(place)
     count = 0

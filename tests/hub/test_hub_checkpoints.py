@@ -108,7 +108,7 @@ def test_the_folder_hub_does_the_same(run: Path, tmp_path: Path) -> None:
     publish(publication(run, hub=hub.model_dump(), steps=[2]))
     for name, source in (("team/act", run), ("team/act@000002", run / "checkpoints/000002")):
         output = tmp_path / name.replace("/", "-")
-        pull(PullConfig(repo_id=name, output=output, hub=hub))
+        pull(PullConfig(repo_id=name, output=output, root=hub.root))
         assert same_weights(output, source)
     with pytest.raises(ArtifactError, match=r"no such checkpoint[\s\S]*\[3\]"):
         publish(publication(run, hub=hub.model_dump(), steps=[3]))
