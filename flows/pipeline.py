@@ -17,11 +17,11 @@ from lerobot_ops.datasets.editing.command import Merge
 from lerobot_ops.datasets.validation.command import CheckConfig
 from lerobot_ops.datasets.validation.validate import ValidateConfig
 from lerobot_ops.evaluation.config import EnvConfig, EpisodesConfig, EvalConfig
+from lerobot_ops.evaluation.in_training import EvaluatedTrainConfig
 from lerobot_ops.hub.publish import HubConfig, PublishConfig
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.recording.collect import CollectConfig, DatasetConfig
 from lerobot_ops.tracking import TrackingConfig, server_command
-from lerobot_ops.training.config import TrainConfig
 from tasks.publishing import Published, open_pipeline_run, promote_checkpoint, version_artifacts
 from tasks.reporting import report_results
 from tasks.steps import Artifact, Links, provenance, run_step
@@ -53,7 +53,7 @@ class PipelineConfig(Config):
     """The gate that every recording passes."""
     curate: CurateConfig = CurateConfig(repo_id="demo/button-press", merge=Merge(features="common"))
     """Which of the recorded episodes are learned from."""
-    train: TrainConfig = TrainConfig(
+    train: EvaluatedTrainConfig = EvaluatedTrainConfig(
         policy=ACTConfig(
             use_vae=False,
             dim_model=128,

@@ -1,10 +1,13 @@
 """A flow from the terminal: `python -m flows.NAME --config_path=FILE --a.b=value`, without any server.
 
+`--links.tracking.experiment=value` and its like say where the run is recorded: a deployment's parameter `links`.
+
 A problem that the user can mend ends in its one message and exit code 1 (2 when the configuration is wrong); only what
 nobody expected shows a traceback.
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import sys
@@ -12,9 +15,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prefect.exceptions import FailedRun
+from pydantic import create_model
 
 from lerobot_ops.errors import ConfigError, OpsError
 from lerobot_ops.flags import describe, parse
+from tasks.steps import Links
 
 R = TypeVar("R")
 
@@ -29,19 +34,19 @@ QUIET = {
 
 def main(flow: Callable[..., R], model: type[Any], finish: Callable[[R], None] | None = None) -> None:
     """Run `flow` on the configuration that the command line describes."""
-    arguments = sys.argv[1:]
+    arguments, command = sys.argv[1:], _command(flow, model)
     if {"-h", "--help"} & set(arguments):
         print(f"{(flow.__doc__ or '').strip()}\n")
-        for flag, kind, default, sentence in describe(model):
+        for flag, kind, default, sentence in describe(command):
             print(f"  {flag} {kind} (default: {default})" + (f"\n      {sentence}" if sentence else ""))
         return
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        config = parse(model, arguments)
+        config, links = _parsed(model, command, arguments)
         hide_expected_tracebacks()
         with _without_heartbeats():
-            result = flow(config)
+            result = flow(config, **links)
     except OpsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -53,6 +58,22 @@ def main(flow: Callable[..., R], model: type[Any], finish: Callable[[R], None] |
         sys.exit(130)
     if finish:
         finish(result)
+
+
+def _command(flow: Callable[..., Any], model: type[Any]) -> type[Any]:
+    """The flow's configuration, with `links` beside it where the flow has that parameter."""
+    if "links" not in inspect.signature(flow).parameters:
+        return model
+    return create_model(model.__name__, __base__=model, links=(Links, Links()))
+
+
+def _parsed(model: type[Any], command: type[Any], arguments: list[str]) -> tuple[Any, dict[str, Links]]:
+    """The configuration, and where the run is recorded if the command line says so."""
+    parsed = parse(command, arguments)
+    if command is model:
+        return parsed, {}
+    config = model(**{name: getattr(parsed, name) for name in model.model_fields})
+    return config, {"links": parsed.links}
 
 
 def _without_heartbeats() -> contextlib.AbstractContextManager[Any]:

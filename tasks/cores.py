@@ -1,10 +1,12 @@
-"""Evaluations of one machine take turns at its cores, whichever flow runs they belong to.
+"""What runs of one machine share: evaluations take turns at its cores, and trainings at its devices.
 
-Each machine has a global concurrency limit on the Prefect server, named after it, with a slot for each core; an
-evaluation holds one for each simulator. Change a limit with `prefect gcl update NAME --limit N`.
+Both hold global concurrency limits on the Prefect server, named after the machine, whichever flow runs they belong to:
+`cores-HOST` has a slot for each core, and an evaluation holds one for each simulator; `training-HOST-cpu` and
+`training-HOST-cuda-0` have one slot each. Change a limit with `prefect gcl update NAME --limit N`.
 """
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,26 +21,37 @@ from lerobot_ops.evaluation import stopping
 from tasks.runners import cores
 from tasks.steps import slug
 
+logger = logging.getLogger(__name__)
 PATIENCE_S = 5.0
 """Between two looks at whether the run was stopped while it waits."""
+LEASE_S = 60.0
+"""After which the slots of a killed process are free again."""
 _one_at_a_time = threading.Lock()
 
 
 def limit_name() -> str:
-    """The name of this machine's limit."""
+    """The name of this machine's limit of cores."""
     return f"cores-{slug(socket.gethostname())}"
 
 
-def ensure_limit() -> int:
-    """The slots of this machine's limit, which is made when the server has none; a changed one stays as it is."""
-    name = limit_name()
+def training_limit_name(device: str) -> str:
+    """The name of the limit of trainings on one of this machine's devices, such as `cpu` or `cuda:0`."""
+    return f"training-{slug(socket.gethostname())}-{slug(device)}"
+
+
+def ensure_limit(name: str | None = None, slots: int | None = None) -> int:
+    """The slots of a limit, which is made when the server has none; a changed one stays as it is.
+
+    Without a name it is this machine's limit of cores.
+    """
+    name, slots = name or limit_name(), slots or cores()
     with _one_at_a_time, get_client(sync_client=True) as client:
         try:
             return client.read_global_concurrency_limit_by_name(name).limit
         except ObjectNotFound:
             with contextlib.suppress(ObjectAlreadyExists):  # another run was faster
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=cores()))
-            return cores()
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+            return slots
 
 
 @contextlib.contextmanager
@@ -50,12 +63,43 @@ def occupied(simulators: int) -> Iterator[None]:
     if not PREFECT_API_URL.value():
         yield
         return
-    wanted = max(1, min(simulators, ensure_limit()))
+    name, wanted = limit_name(), max(1, min(simulators, ensure_limit()))
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(concurrency(limit_name(), occupy=wanted, timeout_seconds=PATIENCE_S))
+                held.enter_context(_held(name, wanted, patience_s=PATIENCE_S))
                 break
             except TimeoutError:
                 stopping.check()
         yield
+
+
+@contextlib.contextmanager
+def training_on(device: str) -> Iterator[None]:
+    """Train alone on `device` while the block runs, and wait for it first, in the main thread: signals end that wait.
+
+    Does nothing without a server. One that goes away does not end a training that has begun.
+    """
+    if not PREFECT_API_URL.value():
+        yield
+        return
+    name = training_limit_name(device)
+    ensure_limit(name, 1)
+    with get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(name)
+    if limit.active_slots >= limit.limit:
+        logger.warning("waiting for %s: another training is on this device", name)
+    with _held(name, 1, patience_s=None):
+        yield
+
+
+def _held(name: str, slots: int, *, patience_s: float | None) -> contextlib.AbstractContextManager[None]:
+    """Hold slots of a limit, which must exist; raises TimeoutError when they are not free for so long."""
+    return concurrency(
+        name,
+        occupy=slots,
+        timeout_seconds=patience_s,
+        lease_duration=LEASE_S,
+        strict=True,
+        raise_on_lease_renewal_failure=False,
+    )

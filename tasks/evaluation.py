@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.states import State
 
-from lerobot_ops.errors import OpsError, SandboxError
 from lerobot_ops.evaluation.config import EvalConfig, simulators
 from lerobot_ops.evaluation.evaluate import EvalResult, evaluate
 from lerobot_ops.evaluation.result import load_result
@@ -16,16 +14,9 @@ from lerobot_ops.evaluation.tracked import benchmark_name, run_id, track
 from tasks.containers import run_labels
 from tasks.cores import occupied
 from tasks.progress import showing
-from tasks.steps import CACHED, Artifact, Links, Share, current_key, place
+from tasks.steps import CACHED, Artifact, Links, Share, current_key, may_pass, place
 
-
-def _may_pass(task: Any, run: Any, state: State[Any]) -> bool:
-    """Whether a failure can go away by itself: a simulator's or the engine's can, one that the user mends cannot."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, SandboxError) or not isinstance(error, OpsError)
-
-
-PLAYED: dict[str, Any] = {**CACHED, "retries": 1, "retry_delay_seconds": 2, "retry_condition_fn": _may_pass}
+PLAYED: dict[str, Any] = {**CACHED, "retries": 1, "retry_delay_seconds": 2, "retry_condition_fn": may_pass}
 """A second attempt goes on with the episodes that the first one finished."""
 
 

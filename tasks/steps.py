@@ -5,10 +5,12 @@ output directory, so a crashed run finds what it had begun, and it is the key of
 nothing changed does no work. Paths, run ids and clocks are no part of it.
 """
 
+import contextlib
+import logging
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -20,9 +22,12 @@ from prefect.task_runners import TaskRunner
 from pydantic import BaseModel
 
 from lerobot_ops.config import Config, content_key
+from lerobot_ops.errors import OpsError, SandboxError
 from lerobot_ops.tracking import TrackingConfig
 from lerobot_ops.versioning.digest import digest
 
+LIBRARY = "lerobot_ops"
+"""The logger of the library's modules."""
 WORKSPACE = Path("outputs")
 """Where flows leave what they make, below the directory that they run in."""
 
@@ -131,6 +136,12 @@ CACHED: dict[str, Any] = {"cache_key_fn": step_key, "persist_result": True, "res
 """The options of a task whose result is kept across runs; JSON, since a pickle would run code when it is read."""
 
 
+def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether a failure can go away by itself: a device's, a simulator's or the engine's can, the user's cannot."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SandboxError) or not isinstance(error, OpsError)
+
+
 def current_key() -> str:
     """The key of the task that is running."""
     context = TaskRunContext.get()
@@ -142,6 +153,31 @@ def current_key() -> str:
 def place(room: str, name: str, key: str) -> Path:
     """Where the output of the step with this key belongs."""
     return WORKSPACE / room / name / key[:12]
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """While a task works, have what the library warns of in the task run's log, and on the terminal once."""
+    handler = _ToRun(get_run_logger())
+    library = logging.getLogger(LIBRARY)
+    before, library.propagate = library.propagate, False
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.propagate = before
+
+
+class _ToRun(logging.Handler):
+    """Passes records on to the logger of a run."""
+
+    def __init__(self, run: "logging.Logger | logging.LoggerAdapter[Any]") -> None:
+        super().__init__(logging.WARNING)
+        self._run = run
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._run.log(record.levelno, record.getMessage())
 
 
 def run_step(task: Task[..., R], *, label: str | None = None, **inputs: Any) -> R:

@@ -18,6 +18,7 @@ from lerobot_ops.tracking.params import PARAM_LIMIT, TAG_LIMIT, cut, flatten, na
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def open_run(
         client.update_run(found.info.run_id, status="RUNNING")
     run = MlflowRun(client, found.info.run_id, found.info.experiment_id, tracking_uri(config))
     run.resume_after({metric.key: metric.step for metric in found.data._metric_objs})
+    if config.system_metrics:
+        run.watch_system()
     run.set_tags(tags or {})
     if params is not None:
         run.log_params(params)
@@ -117,6 +120,7 @@ class MlflowRun(Run):
         self._unsent: list[Metric] = []
         self._retry_at = 0.0
         self._lock = threading.Lock()
+        self._monitor: SystemMetricsMonitor | None = None
 
     @property
     def url(self) -> str | None:
@@ -127,6 +131,13 @@ class MlflowRun(Run):
     def resume_after(self, steps: Mapping[str, int]) -> None:
         """Leave out every metric at or before the step that the store has of it, so that no step is there twice."""
         self._logged = dict(steps)
+
+    def watch_system(self) -> None:
+        """Log the machine's load as `system/...` until the run finishes; a continued run goes on with its curves."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.uri)
+        self._monitor.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric
@@ -178,6 +189,8 @@ class MlflowRun(Run):
         self.client.log_artifact(self.id, str(path), to or None)
 
     def finish(self, status: Status = "FINISHED") -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
         with self._lock:
             self._send(patient=False)
         self.client.set_terminated(self.id, status)
