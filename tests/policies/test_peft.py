@@ -26,7 +26,7 @@ from lerobot_ops.policies.registry import based, parse_policy_config
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.train import train
 from tests.policies.reference import ACT, DATA, DIFFUSION, VQBET, rebuild
-from tests.policies.test_conversion import predicted
+from tests.policies.test_migration import predicted
 from tests.training.conftest import TINY
 from tests.training.lessons import record
 
