@@ -22,10 +22,10 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     return dropped
 
 
-def relu_dropout_(x: Tensor, rate: float) -> Tensor:
-    """`dropout(relu(x))` in the memory of `x`; nothing but the result is kept for the way back."""
+def relu_dropout(x: Tensor, rate: float) -> Tensor:
+    """`dropout(relu(x))`; nothing but the result is kept for the way back."""
     if not _is_ours(x, rate):
-        return F.dropout(torch.relu_(x), rate)
+        return F.dropout(torch.relu(x), rate)
     dropped: Tensor = _ReluDropout.apply(x, rate)
     return dropped
 
@@ -52,11 +52,10 @@ class _Dropout(torch.autograd.Function):
 class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        ctx.mark_dirty(x)
         ctx.scale = 1 / (1 - rate)
-        torch.relu_(x).masked_fill_(_chosen(x, rate), 0).mul_(ctx.scale)
-        ctx.save_for_backward(x)
-        return x
+        out = torch.relu(x).masked_fill_(_chosen(x, rate), 0).mul_(ctx.scale)
+        ctx.save_for_backward(out)
+        return out
 
     @staticmethod
     @once_differentiable

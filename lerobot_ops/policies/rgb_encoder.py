@@ -31,7 +31,7 @@ class RgbEncoder(nn.Module):
         network = ResNet(backbone, norm=group_norm if use_group_norm else nn.BatchNorm2d)
         if weights is not None:
             load_imagenet(network, weights)
-        stem = (network.conv1, network.bn1, nn.ReLU(), network.maxpool)
+        stem = (network.conv1, network.bn1, nn.ReLU(inplace=True), network.maxpool)
         self.backbone = nn.Sequential(*stem, network.layer1, network.layer2, network.layer3, network.layer4)
         height, width = crop or resize or size
         self.pool = SpatialSoftmax(network.channels, (_map_length(height), _map_length(width)), points)

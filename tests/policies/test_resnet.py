@@ -69,3 +69,22 @@ def test_folded_normalisations_predict_the_same() -> None:
         channels_last(backbone)
         assert not [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
         torch.testing.assert_close(backbone(frames), before, rtol=1e-4, atol=1e-4 * before.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_training_computes_what_prediction_does_and_its_gradients(name: str) -> None:
+    """In training constant normalisations scale weights, and large images are laid out in another way."""
+    torch.manual_seed(0)
+    network = ResNet(name, dilate_last=True).double()
+    for norm in network.modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            norm.running_mean.uniform_(-1, 1), norm.running_var.uniform_(0.5, 2), norm.weight.uniform_(0.3, 0.8)
+    images = torch.rand(5, 3, 224, 240, dtype=torch.float64, requires_grad=True)
+    found = []
+    for training in (False, True):
+        network.train(training)
+        features = network(images)
+        wanted = [images, *network.parameters()]
+        found.append([features, *torch.autograd.grad(features.square().mean(), wanted)])
+    for predicted, trained in zip(*found, strict=True):
+        torch.testing.assert_close(predicted, trained, rtol=1e-9, atol=1e-12)

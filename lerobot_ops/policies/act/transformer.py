@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lerobot_ops.policies.act.config import ACTConfig
-from lerobot_ops.policies.dropout import dropout, relu_dropout_
+from lerobot_ops.policies.dropout import dropout, relu_dropout
 
 
 class Attention(nn.Module):
@@ -54,8 +54,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -
 class _Block(nn.Module):
     """What encoder and decoder layers share: the feed-forward part and its options."""
 
-    def __init__(self, config: ACTConfig) -> None:
+    self_attn: Attention
+    multihead_attn: Attention
+
+    def __init__(self, config: ACTConfig, *attentions: str) -> None:
         super().__init__()
+        # First of all, as in LeRobot's layers: an optimiser's state knows parameters by their number.
+        for name in attentions:
+            self.add_module(name, Attention(config.dim_model, config.n_heads, config.dropout))
         self.pre_norm = config.pre_norm
         self.activation, self.rate = config.feedforward_activation, config.dropout
         self.linear1 = nn.Linear(config.dim_model, config.dim_feedforward)
@@ -66,7 +72,7 @@ class _Block(nn.Module):
         if self.activation == "gelu":
             inner = self._dropped(F.gelu(inner))
         else:
-            inner = relu_dropout_(inner, self.rate) if self.training else torch.relu_(inner)
+            inner = relu_dropout(inner, self.rate) if self.training else torch.relu(inner)
         return self._dropped(self.linear2(inner))
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -77,8 +83,7 @@ class EncoderLayer(_Block):
     """Self-attention and a feed-forward network, each beside a shortcut."""
 
     def __init__(self, config: ACTConfig) -> None:
-        super().__init__(config)
-        self.self_attn = Attention(config.dim_model, config.n_heads, config.dropout)
+        super().__init__(config, "self_attn")
         self.norm1 = nn.LayerNorm(config.dim_model)
         self.norm2 = nn.LayerNorm(config.dim_model)
 
@@ -101,9 +106,7 @@ class DecoderLayer(_Block):
     """Self-attention, attention to the encoder's output and a feed-forward network, each beside a shortcut."""
 
     def __init__(self, config: ACTConfig) -> None:
-        super().__init__(config)
-        self.self_attn = Attention(config.dim_model, config.n_heads, config.dropout)
-        self.multihead_attn = Attention(config.dim_model, config.n_heads, config.dropout)
+        super().__init__(config, "self_attn", "multihead_attn")
         self.norm1 = nn.LayerNorm(config.dim_model)
         self.norm2 = nn.LayerNorm(config.dim_model)
         self.norm3 = nn.LayerNorm(config.dim_model)
