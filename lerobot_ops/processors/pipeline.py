@@ -115,10 +115,10 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
         yield from entries
     except FileNotFoundError:
         raise CheckpointError(
-            "the checkpoint has no processor",
+            "the checkpoint has no processor, and so no normaliser: what the policy would see and do were wrong",
             file=path,
-            fix="a checkpoint from before LeRobot's processors is converted by "
-            "`python -m lerobot.processor.migrate_policy_normalization`",
+            fix=f"of one from before LeRobot's processors: lerobot-ops migrate {path.parent} NEW_FOLDER; of any other "
+            "copy the policy_*processor* files, too",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(
