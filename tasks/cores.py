@@ -13,19 +13,17 @@ from collections.abc import Iterator
 
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from lerobot_ops.evaluation import stopping
 from tasks.runners import cores
+from tasks.slots import held
 from tasks.steps import slug
 
 logger = logging.getLogger(__name__)
 PATIENCE_S = 5.0
 """Between two looks at whether the run was stopped while it waits."""
-LEASE_S = 60.0
-"""After which the slots of a killed process are free again."""
 _one_at_a_time = threading.Lock()
 
 
@@ -64,10 +62,10 @@ def occupied(simulators: int) -> Iterator[None]:
         yield
         return
     name, wanted = limit_name(), max(1, min(simulators, ensure_limit()))
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as turn:
         while True:
             try:
-                held.enter_context(_held(name, wanted, patience_s=PATIENCE_S))
+                turn.enter_context(held(name, wanted, PATIENCE_S))
                 break
             except TimeoutError:
                 stopping.check()
@@ -89,17 +87,5 @@ def training_on(device: str) -> Iterator[None]:
         limit = client.read_global_concurrency_limit_by_name(name)
     if limit.active_slots >= limit.limit:
         logger.warning("waiting for %s: another training is on this device", name)
-    with _held(name, 1, patience_s=None):
+    with held(name, 1, None):
         yield
-
-
-def _held(name: str, slots: int, *, patience_s: float | None) -> contextlib.AbstractContextManager[None]:
-    """Hold slots of a limit, which must exist; raises TimeoutError when they are not free for so long."""
-    return concurrency(
-        name,
-        occupy=slots,
-        timeout_seconds=patience_s,
-        lease_duration=LEASE_S,
-        strict=True,
-        raise_on_lease_renewal_failure=False,
-    )

@@ -16,8 +16,9 @@ AWAY = (httpx.HTTPError, PrefectHTTPStatusError, OSError)
 
 
 @contextlib.contextmanager
-def held(name: str, slots: int, patience_s: float) -> Iterator[None]:
-    """Hold slots of a limit that exists; raises TimeoutError when they are not free within `patience_s`.
+def held(name: str, slots: int, patience_s: float | None) -> Iterator[None]:
+    """Hold slots of a limit that exists; raises TimeoutError when they are not free within `patience_s`;
+    None waits for as long as it takes.
 
     A server that goes away neither interrupts the block nor changes how it ends.
     """
