@@ -26,8 +26,8 @@ from lerobot_ops.errors import OpsError, SandboxError
 from lerobot_ops.tracking import TrackingConfig
 from lerobot_ops.versioning.digest import digest
 
-LIBRARY = "lerobot_ops"
-"""The logger of the library's modules."""
+OURS = ("lerobot_ops", "tasks")
+"""The loggers of our modules."""
 WORKSPACE = Path("outputs")
 """Where flows leave what they make, below the directory that they run in."""
 
@@ -157,16 +157,18 @@ def place(room: str, name: str, key: str) -> Path:
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """While a task works, have what the library warns of in the task run's log, and on the terminal once."""
+    """While a task works, have what our modules warn of in the task run's log, and on the terminal once."""
     handler = _ToRun(get_run_logger())
-    library = logging.getLogger(LIBRARY)
-    before, library.propagate = library.propagate, False
-    library.addHandler(handler)
+    before = {logger: logger.propagate for logger in map(logging.getLogger, OURS)}
+    for logger in before:
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
         yield
     finally:
-        library.removeHandler(handler)
-        library.propagate = before
+        for logger, propagate in before.items():
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 class _ToRun(logging.Handler):
