@@ -111,12 +111,13 @@ def _viz(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
+    from lerobot_ops.training.lerobot_settings import goes_on_from
     from lerobot_ops.training.ranks import is_main, quiet_torch
 
     quiet_torch()
     from lerobot_ops.evaluation.in_training import TrainCommand, train_evaluated
 
-    config = _parse(TrainCommand, arguments, "train")
+    config = _parse(TrainCommand, goes_on_from(arguments), "train")
     if config.dry_run:
         from lerobot_ops.training.dry_run import dry_run
 

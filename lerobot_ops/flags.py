@@ -127,7 +127,7 @@ def _sentence(model: type[BaseModel], values: dict[str, Any], problem: dict[str,
         return f"  {field}: missing; add --{field}=…"
     message = problem["msg"].removeprefix("Value error, ")
     found = "" if isinstance(problem["input"], dict | BaseModel) else f" (found {problem['input']!r})"
-    return f"  {field}: {message}{found}"
+    return f"  {field}: {message}{found}" if field else f"  {message}{found}"
 
 
 def _located(model: type[BaseModel], values: Any, location: list[str]) -> tuple[type[BaseModel] | None, list[str]]:

@@ -13,6 +13,7 @@ from lerobot_ops.policies.config import OptimizerConfig, PeftConfig
 from lerobot_ops.policies.registry import AnyPolicyConfig, based
 from lerobot_ops.policies.schedules import Schedule
 from lerobot_ops.training.ema import EMAConfig
+from lerobot_ops.training.lerobot_settings import without_lerobots
 
 NOT_DECIDING = {"output_dir", "job_name", "resume", "log_freq", "save_checkpoint", "save_freq", "keep_checkpoints"}
 NOT_DECIDING |= {"num_workers", "prefetch_factor", "cudnn_deterministic", "parallelism"}
@@ -148,6 +149,11 @@ class TrainConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
+    def _without_lerobots(cls, values: Any) -> Any:
+        return without_lerobots(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _from_checkpoint(cls, values: Any) -> Any:
         """The configuration of the checkpoint that `policy.path` names, with the rest of `policy` on top."""
         policy = values.get("policy") if isinstance(values, dict) else None
@@ -159,8 +165,10 @@ class TrainConfig(Config):
     def _consistent(self) -> Self:
         if self.early_stop.patience and not self.dataset.eval_split:
             raise ValueError("early_stop needs held-out episodes: set dataset.eval_split")
-        if self.use_policy_training_preset and (self.optimizer or self.scheduler):
-            raise ValueError("optimizer and scheduler need use_policy_training_preset=false")
+        if self.use_policy_training_preset and self.optimizer not in (None, self.policy.optimizer()):
+            raise ValueError("optimizer needs use_policy_training_preset=false")
+        if self.use_policy_training_preset and self.scheduler not in (None, self.policy.scheduler()):
+            raise ValueError("scheduler needs use_policy_training_preset=false")
         if not self.use_policy_training_preset and self.optimizer is None:
             raise ValueError("use_policy_training_preset=false needs an optimizer")
         if any(not name.startswith("observation") for pair in self.rename_map.items() for name in pair):

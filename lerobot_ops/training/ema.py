@@ -46,7 +46,7 @@ class EMAConfig(Config):
 
 
 class WeightAverage:
-    """The average of what a checkpoint holds of a policy, on its device; what is no float, such as a count, is copied."""
+    """The average of what a checkpoint holds of a policy, on its device; what is no float is copied."""
 
     def __init__(self, config: EMAConfig, policy: "Policy") -> None:
         self.config = config

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -81,10 +81,10 @@ class Looks:
         if write:
             self._write()
 
-    @property
-    def best(self) -> int | None:
-        """The step with the lowest loss, the first of them."""
-        return min(self.losses, key=lambda step: (self.losses[step], step), default=None)
+    def best(self, steps: Iterable[int]) -> int | None:
+        """Of `steps`, such as those with a checkpoint, the one with the lowest loss, the first of them."""
+        looked = [step for step in steps if step in self.losses]
+        return min(looked, key=lambda step: (self.losses[step], step), default=None)
 
     @property
     def enough(self) -> bool:

@@ -206,7 +206,7 @@ class Loop:
         """Do what was to be done with the checkpoint of this step, and was interrupted."""
         if self._looks_at(step) and step not in self.looks.losses:
             self._look(step, interrupt)
-            if self.looks.best == step and self.world.is_main:
+            if self.looks.best(self.run.checkpoints()) == step and self.world.is_main:
                 self.run.name_best(step)
         self._hand_out(step, interrupt)
 
@@ -251,11 +251,11 @@ class Loop:
         snapshot = Snapshot.of(self.learner, self.window, self._counts(step))
         if not self.world.is_main:
             return
-        best = self.looks.best == step
+        best = self.looks.best
 
         def write() -> None:
             write_checkpoint(self.run, self.config, self.learner, self.identity, snapshot)
-            if best:
+            if best(self.run.checkpoints()) == step:
                 self.run.name_best(step)
             self.run.keep(self.config.keep_checkpoints)
 

@@ -95,6 +95,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
         groups = [{**group, "fused": own["fused"]} for group, own in zip(stored, optimizer.param_groups, strict=True)]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for number, values in state.items():
+            if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
+                raise ValueError(f"parameter {number} has another shape: it is of another policy, or in another order")
             state[number] = {name: part_like(value, parameters[number]) for name, value in values.items()}
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (OSError, ValueError, KeyError, IndexError) as error:

@@ -112,7 +112,7 @@ class RunDirectory:
         steps = self.checkpoints()
         if steps:
             self._point("last", steps[-1])
-        if best in steps and best is not None:
+        if best is not None:
             self.name_best(best)
         self.keep(keep)
 
@@ -143,15 +143,17 @@ def prepare(root: Path, identity: dict[str, Any], resume: bool | Literal["auto"]
 
     Raises ArtifactError when the directory is there and `resume` is false, is missing and `resume` is true, is no run
     directory or cannot be written; ConfigError when `resume` is true and the run there is another training. With `auto`
-    another training is moved aside to `<root>.old-<hash>`.
+    another training is moved aside to `<root>.old-<hash>`. A run that LeRobot began is continued: that the dataset and
+    the settings are the same is up to who resumes it.
     """
     run = RunDirectory(root)
     stored = run.identity()
-    if stored is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+    lerobots = stored is None and resume is not False and bool(run.checkpoints())
+    if stored is None and not lerobots and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ArtifactError(
             "the output exists already, and is no training's", file=root, fix="choose another --output_dir"
         )
-    if stored is None and resume is True:
+    if stored is None and resume is True and not lerobots:
         raise ArtifactError(
             "there is no training to resume", file=root, fix="leave out --resume, or pass --resume=auto"
         )
@@ -200,7 +202,7 @@ def locked(run: RunDirectory) -> Iterator[None]:
 
 def _check_same(stored: dict[str, Any], identity: dict[str, Any], run: RunDirectory) -> None:
     """A resumed training may only be longer than what is there, or go on with batches of another size."""
-    before, now = _flat(stored), _flat(identity)
+    before, now = _flat(_as_resolved(stored, identity)), _flat(identity)
     differing = [
         name for name in sorted({*before, *now}) if before.get(name) != now.get(name) and name not in MAY_CHANGE
     ]
@@ -220,6 +222,13 @@ def _check_same(stored: dict[str, Any], identity: dict[str, Any], run: RunDirect
             found=identity["steps"],
             expected=done,
         )
+
+
+def _as_resolved(stored: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """`stored` with the features of `identity` where it names none: a checkpoint names those that the dataset gave."""
+    policy, other = stored["policy"], identity["policy"]
+    found = {name: other[name] for name in ("input_features", "output_features") if name in other}
+    return {**stored, "policy": policy | {name: value for name, value in found.items() if not policy.get(name)}}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -103,7 +103,12 @@ def write_checkpoint(
     policy = learner.policy.config.portable().entry()
     settings = {name: value for name, value in identity.items() if name not in OURS}
     data = {name: value for name, value in identity["dataset"].items() if name not in ("digest", "task_weights")}
-    train_config = {"dataset": data, "policy": policy, **settings}
+    # LeRobot resumes with what it finds here, the policy's preset, too.
+    preset = config.use_policy_training_preset
+    for name, own in (("optimizer", learner.policy.config.optimizer), ("scheduler", learner.policy.config.scheduler)):
+        entry = own() if preset else getattr(config, name)
+        settings[name] = None if entry is None else entry.model_dump(mode="json")
+    train_config = {"dataset": data, "policy": policy, **settings, "use_policy_training_preset": preset}
     with told_when_full(run, snapshot.size), run.new_checkpoint(snapshot.step) as folder:
         for name, weights in ((PRODUCT, snapshot.weights), (AVERAGE, snapshot.average)):
             if weights is not None:

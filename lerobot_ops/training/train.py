@@ -71,7 +71,7 @@ def train(
             run.sweep()
             done = (run.checkpoints() or [0])[-1]
             looks = Looks(run.root, config.early_stop, done)
-            run.settle(looks.best, config.keep_checkpoints)
+            run.settle(looks.best(run.checkpoints()), config.keep_checkpoints)
             if run.finished and (done >= config.steps or looks.enough):
                 return identity, done, True
             if on_start is not None:
