@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +174,17 @@ def fsync_directory(path: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` at once and durably: a reader sees the old file or the new one, never a part."""
+    write_parts(path, [content])
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """As `write_bytes`, of a content that is never whole in memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         with open(partial, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.rename(partial, path)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from lerobot_ops.artifacts import write_bytes, write_json
+from lerobot_ops.artifacts import write_json
 from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.policy import Policy
-from lerobot_ops.policies.weights import read_tensors
+from lerobot_ops.policies.weights import read_tensors, write_tensors
 from lerobot_ops.training.distributed import World, copied, part_like, whole
 
 STATE = "optimizer_state.safetensors"
@@ -80,7 +79,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World) -> tuple[d
 def write_optimizer(state: tuple[dict[str, Tensor], list[dict[str, Any]]], directory: Path) -> None:
     """Write what `optimizer_tensors` gave, in LeRobot's files."""
     tensors, groups = state
-    write_bytes(directory / STATE, save(tensors))
+    write_tensors(directory / STATE, tensors)
     write_json(directory / GROUPS, groups, indent=4)
 
 

@@ -17,6 +17,7 @@ from lerobot_ops.training.interrupts import interruptible
 from lerobot_ops.training.learner import make_learner
 from lerobot_ops.training.log import last_metrics
 from lerobot_ops.training.loop import Loop, OnCheckpoint, OnMetrics
+from lerobot_ops.training.memory import kept_memory
 from lerobot_ops.training.run_directory import RunDirectory, locked, prepare
 from lerobot_ops.training.saving import told_when_full
 from lerobot_ops.versioning.digest import digest
@@ -84,7 +85,7 @@ def train(
             return _result(run, done)
         reports = [report for report in (on_metrics, _to(tracker)) if report is not None]
         loop = Loop(config, run, learner, dataset, held_out, identity, reports, on_checkpoint)
-        with interruptible() as interrupt, told_when_full(run):
+        with interruptible() as interrupt, told_when_full(run), kept_memory(learner.device):
             last = loop.to_the_end(done, interrupt) if done < config.steps else done
         world.on_main(lambda: run.export(last))
     return _result(run, last)

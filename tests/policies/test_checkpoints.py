@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save
 
 from lerobot_ops.errors import CheckpointError, ConfigError
 from lerobot_ops.policies import load_policy, make_policy, parse_policy_config, policy_types
 from lerobot_ops.policies.act.config import ACTConfig
 from lerobot_ops.policies.device import best_device
+from lerobot_ops.policies.weights import read_tensors, write_tensors
 
 
 def without(name: str) -> Callable[[dict[str, np.ndarray]], None]:
@@ -156,3 +158,22 @@ def test_weights_do_not_depend_on_who_asks(copy: Path) -> None:
     one, other = load_policy(copy), load_policy(copy)
     assert all(torch.equal(one.state_dict()[name], other.state_dict()[name]) for name in one.state_dict())
     assert not one.training
+
+
+def test_tensors_are_written_as_safetensors_own_save_writes_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensors = {
+        "weights": torch.randn(5, 6).T,
+        "scalar": torch.tensor(2.5),
+        "none": torch.zeros(0, 3),
+        'ünïcode "quoted"': torch.randn(3),
+        **{str(dtype): torch.randint(0, 2, (3,)).to(dtype) for dtype in (torch.bool, torch.uint8, torch.int8)},
+        **{str(dtype): torch.randint(0, 99, (3, 1)).to(dtype) for dtype in (torch.int16, torch.int32, torch.int64)},
+        **{str(dtype): torch.randn(7).to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)},
+    }
+    write_tensors(tmp_path / "tensors.safetensors", tensors)
+    written = (tmp_path / "tensors.safetensors").read_bytes()
+    assert written == save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    loaded = read_tensors(tmp_path / "tensors.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
