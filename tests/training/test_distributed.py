@@ -23,7 +23,7 @@ from lerobot_ops.training.distributed import check_parallelism
 from lerobot_ops.training.ranks import process
 from lerobot_ops.training.sampler import EpisodeAwareSampler, Position
 from lerobot_ops.training.train import train
-from tests.training.processes import free_port, start
+from tests.training.processes import start
 from tests.training.test_train import content, rows
 
 Configured = Callable[..., TrainConfig]
@@ -158,7 +158,7 @@ def test_parts_of_a_batch_weigh_as_much_as_they_have_frames() -> None:
 def until_logged(run: Path, lines: int, ended: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 200
     while not (run / "log.csv").exists() or len(rows(run / "log.csv")) < lines:
-        assert not ended()
+        assert not ended(), "\n".join(file.read_text() for file in run.parent.glob("**/said*"))
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -179,14 +179,16 @@ def test_torchrun_that_is_told_to_end_saves_a_checkpoint(configured: Configured,
     config = configured(steps=100_000, save_freq=100_000, log_freq=10)
     file = tmp_path / "config.json"
     file.write_text(config.model_dump_json(exclude={"policy": {"input_features", "output_features"}}))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "lerobot_ops.cli", "train", f"--config_path={file}", "--tracking.enable=false"]
     root = Path(__file__).parents[2]
-    started = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with (tmp_path / "said").open("w") as said_to:
+        started = subprocess.Popen(command, cwd=root, stderr=said_to, start_new_session=True)
     until_logged(tmp_path / "run", 2, lambda: started.poll() is not None)
     told = time.monotonic()
     started.send_signal(signal.SIGTERM)
-    _, said = started.communicate(timeout=60)
+    started.wait(60)
+    said = (tmp_path / "said").read_text()
     assert time.monotonic() - told < 20
     assert started.returncode
     assert said.count("SIGTERM: saving a checkpoint") == 1, said
