@@ -32,7 +32,9 @@ class Interrupt:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        logger.warning("%s: saving a checkpoint, which --resume=true goes on from; once more to stop without", self.signal.name)
+        logger.warning(
+            "%s: saving a checkpoint, which --resume=true goes on from; once more to stop without", self.signal.name
+        )
         for tell in _listeners:
             tell()
 
