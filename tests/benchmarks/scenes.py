@@ -26,6 +26,7 @@ DATASETS: dict[str, dict] = {
     },
     "one_camera": {"episodes": 20, "frames": 72, "fps": 80, "cameras": {"observation.image": camera(480)}},
     "small_camera": {"episodes": 40, "frames": 100, "fps": 30, "cameras": {"observation.image": camera(96)}},
+    "small_images": {"episodes": 20, "frames": 100, "fps": 30, "cameras": {"observation.image": camera(96, "image")}},
     "images": {"episodes": 10, "frames": 100, "fps": 30, "cameras": {"observation.images.front": camera(256, "image")}},
     "table": {"episodes": 2000, "frames": 10, "fps": 30, "cameras": {}},
 }
