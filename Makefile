@@ -17,7 +17,7 @@ demo: setup ## from nothing to a measured policy: the pipeline on params.yaml (A
 	@$(BIN)/python -m flows.pipeline --config_path=params.yaml $(ARGS)
 
 test: setup ## the whole test suite (ARGS="-k name" selects)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## lint, format, types, import arrows, links of the docs
 	@$(BIN)/ruff check .
