@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import itertools
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -207,7 +208,9 @@ def joined(config: "TrainConfig") -> Iterator[World]:
 
 def _all_here(rank: int, size: int) -> dist.Store:
     """Where the processes find each other; process 0 may come late, since it first computes the dataset's version."""
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=DECISIONS))
+    found, _, _ = next(dist.rendezvous("env://", rank, size, timeout=DECISIONS))
+    # torchrun's store outlives processes that it starts again; what those before them left must not be met
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
     store.set(f"process {rank}", "here")
     store.wait([f"process {number}" for number in range(size)], DECISIONS)
     return store
