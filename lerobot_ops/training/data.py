@@ -196,7 +196,7 @@ class BatchReader:
                 batch[name] = self._frames(name, at, rows, epoch)
         if self.tasks is not None:
             batch["task"] = [self.dataset.tasks[task] for task in self.tasks[rows].tolist()]
-        return batch
+        return pinned(batch) if self.as_bytes and torch.cuda.is_available() else batch
 
     def _frames(self, name: str, at: NDArray[np.int64], rows: NDArray[np.int64], epoch: int) -> torch.Tensor:
         frames = torch.from_numpy(self.dataset.frames(name, at, scaled=not self.as_bytes))
@@ -206,10 +206,15 @@ class BatchReader:
         return frames
 
 
+def pinned(batch: Batch) -> Batch:
+    """A batch in memory that a GPU copies from while the processor goes on; for the threads that read ahead."""
+    return {name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 def scaled(batch: Batch, device: str | torch.device) -> Batch:
     """A batch with its bytes moved to `device` and there scaled to [0, 1]; a quarter of float32 is copied."""
     return {
-        name: value.to(device).to(torch.float32) / 255
+        name: value.to(device, non_blocking=True).to(torch.float32) / 255
         if isinstance(value, torch.Tensor) and value.dtype == torch.uint8
         else value
         for name, value in batch.items()
