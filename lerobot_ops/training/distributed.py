@@ -264,11 +264,11 @@ def layout(wanted: "ParallelismConfig", size: int) -> tuple[int, int]:
 
 
 def _mesh(wanted: "ParallelismConfig", device: str, size: int) -> "DeviceMesh | None":
-    from torch.distributed.device_mesh import init_device_mesh  # what only sharding needs takes a second to import
-
     replicas, shards = layout(wanted, size)
     if shards == 1:
         return None
+    from torch.distributed.device_mesh import init_device_mesh  # what only sharding needs takes a second to import
+
     if replicas == 1:
         return init_device_mesh(device, (shards,), mesh_dim_names=("dp_shard",))
     return init_device_mesh(device, (replicas, shards), mesh_dim_names=("dp_replicate", "dp_shard"))
