@@ -14,7 +14,8 @@ but for ImageNet's weights and the small ACT's size, and nothing is tracked on e
 
 Whatever was measured is kept in DIR/results, and a run that was interrupted goes on; `--fresh` measures again.
 `--only=TEXT` chooses cases, `--quick` runs each once and shorter, `--device=cuda` adds the GPU's memory and
-utilisation, `--markdown=FILE` writes the table.
+utilisation, `--markdown=FILE` writes the table. Where other programs compute, too, take `--threads=1` and compare CPU
+seconds: threads that wait for one another count as busy.
 """
 
 import argparse
@@ -36,8 +37,6 @@ import scenes
 from compare_evaluation import tree
 
 HERE = Path(__file__).parent
-THREADS = 2
-"""Workers of the peer, our decoding threads, and threads of one computation on both sides."""
 BATCH = 8
 WARM_UP = 2
 """Steps that steps/s leaves out."""
@@ -90,6 +89,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of a computation, and those (there processes) for data")
     parser.add_argument("--quick", action="store_true", help="one round of half the steps")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
     parser.add_argument("--markdown", type=Path, help="where to write the table")
@@ -172,7 +172,8 @@ def agreement(case: Case, options: argparse.Namespace) -> str:
 def measured(case: Case, side: str, turn: str, options: argparse.Namespace, *, dropout: bool) -> dict:
     """The figures of a run of one side, from its file if it was run before."""
     label = "cached" if case.cached and side == "ours" else side
-    kept = options.work / "results" / f"{case.name}_{options.device}_{label}_{turn}{'_quick' * options.quick}.json"
+    how = f"{options.device}_{options.threads}{'_quick' * options.quick}"
+    kept = options.work / "results" / f"{case.name}_{how}_{label}_{turn}.json"
     if not kept.exists():
         weights = make_weights(case, options.work / "weights", dropout)
         found = call(case, side, weights, options, dropout)
@@ -193,7 +194,7 @@ def call(case: Case, side: str, weights: Path, options: argparse.Namespace, drop
             f"--batch_size={BATCH}",
             f"--steps={steps}",
             f"--save_freq={steps}",
-            f"--num_workers={THREADS}",
+            f"--num_workers={options.threads}",
         ]
         interpreter = options.peer if side == "peer" else sys.executable
         if side == "peer":
@@ -207,7 +208,7 @@ def call(case: Case, side: str, weights: Path, options: argparse.Namespace, drop
         seeded = [] if dropout else ["--seeded"]
         command = [str(interpreter), str(HERE / f"{side}_training.py"), str(watched_file), *seeded, *flags]
         home = {"HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": f"{folder}/home", "HF_DATASETS_CACHE": f"{folder}/cache"}
-        variables = os.environ | home | {"OMP_NUM_THREADS": str(THREADS), "TMPDIR": folder}
+        variables = os.environ | home | {"OMP_NUM_THREADS": str(options.threads), "TMPDIR": folder}
         variables |= {"PYTHONPYCACHEPREFIX": str(options.work / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
         begin = time.time()
         with open(f"{folder}/said", "w+") as output:
