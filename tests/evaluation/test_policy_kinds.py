@@ -154,7 +154,7 @@ WITH_CAMERA = ["a window longer than the chunk", "every frame, but few plans"]
 
 
 def checkpoint(folder: Path, values: dict, *, camera: bool = True) -> Path:
-    torch.manual_seed(0)
+    torch.manual_seed(2)  # every kind then moves the arm to where rewards differ
     inputs = {name: f for name, f in FEATURES["input_features"].items() if camera or f["type"] != "VISUAL"}
     extra = {"pretrained_backbone_weights": None} if values["type"] == "act" else {}
     config = policy_types()[values["type"]].model_validate({**FEATURES, "input_features": inputs, **values, **extra})

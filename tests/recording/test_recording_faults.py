@@ -195,7 +195,7 @@ def test_a_process_that_is_gone_or_stands_still(arms: Arms, number: signal.Signa
 
 def test_cameras_that_cannot_be_encoded_in_time_lose_no_frame_silently(arms: Arms) -> None:
     """The episode ends with what to do; it is not saved with a gap."""
-    camera = {**CAMERA, "width": 160, "height": 120}
+    camera = {**CAMERA, "width": 640, "height": 480}
     slow = {"vcodec": "hevc", "preset": "placebo"}
     dataset = {"rgb_encoder": slow, "backlog_s": 0.05, "encoder_queue_maxsize": 1, "fps": 100, "episode_time_s": 30}
     config = arms.config(robot=arms.robot(cameras={"front": camera}), dataset=dataset)
