@@ -45,7 +45,8 @@ class VideoEncoding(Config):
 
     `libsvtav1` gives the same bytes with any number of threads. x264 and x265 do so with a fixed number, which is one
     unless `encoder_threads` says otherwise, and without B-frames: with them x264's bytes vary, and x265 makes up decode
-    times for an episode of fewer frames than it reorders. libaom-av1 is run in the same way. Hardware encoders make no promise (see `deterministic`).
+    times for an episode of fewer frames than it reorders. libaom-av1 is run in the same way. Hardware encoders make no
+    promise (see `deterministic`).
     """
 
     vcodec: Codec = "libsvtav1"
