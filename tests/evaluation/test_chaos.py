@@ -222,11 +222,13 @@ def second_engine(docker_sandbox):
     try:
         engine.start()
         saved = subprocess.Popen(["docker", "save", docker_sandbox.identity], stdout=subprocess.PIPE)
-        subprocess.run(["docker", "-H", engine.address, "load"], stdin=saved.stdout, check=True, capture_output=True)
-        assert saved.wait() == 0
+        load = ["docker", "-H", engine.address, "load"]
+        subprocess.run(load, stdin=saved.stdout, check=True, capture_output=True, timeout=120)
+        assert saved.wait(timeout=10) == 0
         # Some machines cannot give containers of a second engine their control groups.
         tried = ["docker", "-H", engine.address, "run", "--rm", "--network=none", "--cpus=1", "--entrypoint=true"]
-        ran = subprocess.run([*tried, docker_sandbox.identity], capture_output=True, text=True, check=False)
+        tried.append(docker_sandbox.identity)
+        ran = subprocess.run(tried, capture_output=True, text=True, check=False, timeout=60)
         if ran.returncode:
             pytest.skip(f"a second engine cannot run a container here: {ran.stderr.strip()}")
         yield engine
@@ -272,7 +274,7 @@ class SecondEngine:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in reversed([mount for mount in mounts if mount.startswith(str(self._folder))]):
             subprocess.run(["umount", "--lazy", mount], check=True)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:
@@ -282,6 +284,7 @@ class SecondEngine:
         return True
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_engine_that_stops_midway_is_a_clear_error_and_nothing_is_lost(
     second_engine, docker_sandbox, calm, tmp_path, monkeypatch, capsys, how

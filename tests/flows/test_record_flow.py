@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.record import RecordFlowConfig, record
 from lerobot_ops.datasets.reader import LeRobotDataset
@@ -98,26 +100,27 @@ def test_a_robot_that_another_run_has_is_left_alone(arms: Arms) -> None:
     assert not Path("outputs/datasets").exists()
 
 
-def paused() -> FlowRun:
-    """The run that waits for its form."""
+def paused() -> tuple[FlowRun, str]:
+    """The run that waits for its form, and what the form says; Prefect pauses a run first and then writes the form."""
     deadline = time.monotonic() + 60
     waiting = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             for run in client.read_flow_runs(flow_run_filter=waiting):
-                return run
+                assert run.state is not None
+                assert run.state.state_details.run_input_keyset is not None
+                with suppress(PrefectHTTPStatusError):
+                    key = run.state.state_details.run_input_keyset["description"]
+                    return run, str(client.read_flow_run_input(run.id, key))
             time.sleep(0.1)
     raise AssertionError("no run waits for a form")
 
 
 def fill_in(answer: dict[str, Any]) -> str:
     """Send the form of the run that waits; returns what it said."""
-    run = paused()
-    assert run.state is not None
-    assert run.state.state_details.run_input_keyset is not None
+    run, said = paused()
     with get_client(sync_client=True) as client:
-        said = client.read_flow_run_input(run.id, run.state.state_details.run_input_keyset["description"])
         client.resume_flow_run(run.id, run_input=answer)
         while client.read_flow_run(run.id).state == run.state:
             time.sleep(0.1)
-    return str(said)
+    return said
