@@ -20,11 +20,12 @@ from lerobot_ops.recording.episodes import Episodes
 from lerobot_ops.recording.frames import Layout, Processors
 from lerobot_ops.recording.loop import Loop
 from lerobot_ops.recording.operator import EpisodeReport, Operator
+from lerobot_ops.recording.policy_source import PolicyLeads
 from lerobot_ops.recording.provenance import Provenance, session_of
 from lerobot_ops.recording.recorder import EpisodeRecorder, rehearse
 from lerobot_ops.recording.safety import GuardedRobot
 from lerobot_ops.recording.session import at_rest, session
-from lerobot_ops.recording.sources import Hold, Intervention, PolicyLeads, Source, Teleoperation
+from lerobot_ops.recording.sources import Hold, Intervention, Source, Teleoperation
 from lerobot_ops.robots.robot import Robot
 from lerobot_ops.teleoperators.teleoperator import Teleoperator
 from lerobot_ops.versioning.digest import digest
@@ -122,7 +123,7 @@ def _led(loop: Loop, teleop: Teleoperator | None, runner: "PolicyRunner | None",
         assert operated is not None
         yield _Led(operated, operated, _ignore)
         return
-    policy = PolicyLeads(runner, layout, loop.arm.beat)
+    policy = PolicyLeads(runner, layout, loop.fps, loop.arm.beat)
     still = Hold(list(robot.action_features))
 
     def set_task(task: str) -> None:

@@ -1,28 +1,20 @@
-"""Who leads the robot: a teleoperator, recorded actions, a pose, a policy, or a policy with an operator behind it."""
+"""Who leads the robot: a teleoperator, recorded actions, a pose, or another one with an operator behind it."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lerobot_ops.errors import ConfigError, did_you_mean
-from lerobot_ops.recording.frames import Layout, Processors
+from lerobot_ops.recording.frames import Processors
 from lerobot_ops.recording.limits import Limiter
 from lerobot_ops.recording.operator import Event
 from lerobot_ops.recording.safety_config import SafetyConfig
 from lerobot_ops.robots.robot import Action, Observation, Robot
 from lerobot_ops.teleoperators.teleoperator import Teleoperator, TeleopEvents
 
-if TYPE_CHECKING:
-    from lerobot_ops.policies.inference import PolicyRunner
-
 _LONGEST = 0.1
 """Seconds: a device moves no farther at a time than it may in so long."""
-_PATIENCE = 0.01
-"""Seconds between two signs of life while a policy computes."""
 
 
 class Source:
@@ -168,55 +160,6 @@ class Teleoperation(Source):
         return None
 
 
-class PolicyLeads(Source):
-    """A policy's actions: it is asked again when the actions of its last answer are used up.
-
-    It computes in a thread, while the loop waits and shows that it is alive; the robot holds its goal until then.
-    """
-
-    leader = "policy"
-
-    def __init__(self, runner: "PolicyRunner", layout: Layout, beat: Callable[[], None]) -> None:
-        self._runner, self._layout, self._beat = runner, layout, beat
-        self.task = ""
-        self._episode = runner.episode()
-        self._queue: deque[np.ndarray] = deque()
-        self._window: deque[Mapping[str, np.ndarray]] = deque(maxlen=runner.last)
-        self._thread = ThreadPoolExecutor(1, "policy")
-        _check_inputs(runner, layout)
-
-    def begin(self, observation: Observation) -> None:
-        self._episode = self._runner.episode()
-        self._queue.clear()
-        self._window.clear()
-
-    def action(self, observation: Observation) -> Action:
-        frame = self._layout.observation(observation)
-        seen = {key: frame[key] for key in self._runner.observation_keys}
-        self._window.append(seen)
-        if not self._queue:
-            if self._runner.last > 1:
-                window = [self._window[0]] * (self._runner.last - len(self._window)) + list(self._window)
-                seen = {key: np.stack([moment[key] for moment in window]) for key in seen}
-            self._queue.extend(self._wait_for(self._thread.submit(self._episode.act, seen, self.task)))
-        return self._layout.action(self._queue.popleft())
-
-    def warm_up(self, observation: Observation) -> None:
-        """Be asked once for nothing: a first answer takes longer than the others."""
-        self.begin(observation)
-        self.action(observation)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _wait_for(self, future: Future[Any]) -> np.ndarray:
-        while not wait([future], _PATIENCE).done:
-            self._beat()
-        answer: np.ndarray = future.result()
-        return answer
-
-
 class Intervention(Source):
     """Another one leads until the operator takes over, with a key or with the device; the device mirrors the robot."""
 
@@ -252,15 +195,3 @@ class Intervention(Source):
         self._leads = self._other if self.intervening else self._teleop
         self._leads.begin(observation)
         return True
-
-
-def _check_inputs(runner: "PolicyRunner", layout: Layout) -> None:
-    for key in runner.observation_keys:
-        if key not in layout.features:
-            raise ConfigError(
-                "the policy reads what this robot does not see",
-                field="policy.path",
-                found=key,
-                expected=", ".join(key for key in layout.features if key.startswith("observation")),
-                fix="name the cameras as in the dataset that the policy was trained on",
-            )
