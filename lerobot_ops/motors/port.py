@@ -17,8 +17,9 @@ from lerobot_ops.errors import DeviceError, PrerequisiteError
 if TYPE_CHECKING:
     import serial
 
-DEFAULT_TIMEOUT_MS = 20.0
-"""How long a reply may take besides its bytes: USB adapters hold bytes back for 1 to 16 ms."""
+DEFAULT_TIMEOUT_MS = 17.0
+"""How long a reply may take besides its bytes: USB adapters hold bytes back for 1 to 16 ms, and three tries between two
+ticks at 30 Hz are to be over within a tenth of a second."""
 _BITS_PER_BYTE = 10
 _QUIET_S = 0.003
 """A line that has been silent for so long after a fault has nothing more to say."""

@@ -2,15 +2,16 @@
 
 `python -m tests.benchmarks.recording [MINUTES]` (0.5 by default). Simulated SO-101 leader and follower at 1 Mbaud are
 in this process, the recorder is in one of its own. The moments at which goals reach the follower say how punctual a
-loop is; our recorder's own report is beside. Ours has two 640x480 cameras at 30 Hz in the first run; its second run and
-LeRobot's have none, because LeRobot's need devices. Then faults: how long after each of them no motor of the follower
-holds any more, with the settings as they are by default. Prints JSON; `LEROBOT_PEER` names the Python that has LeRobot,
-`--faults` measures these alone.
+loop is; our recorder's own report is beside. With two 640x480 cameras at 30 Hz first, both sides showing the same test
+pattern, then without any. Then faults: how long after each of them no motor of the follower holds any more, with the
+settings as they are by default. Prints JSON; `LEROBOT_PEER_PYTHON` names the Python that has LeRobot, `--faults`
+measures these alone.
 """
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,12 +75,13 @@ def flags(arms: Arms, root: Path, seconds: float, cameras: dict[str, Any]) -> li
     return [f"--{name}={value}" for name, value in shown.items()]
 
 
-def measured(arms: Arms, command: list[str], frames: int) -> dict[str, Any]:
+def measured(arms: Arms, command: list[str], frames: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run a recorder; how punctual its goals were, and the processor time that it took."""
     goals = Goals(arms.follower)
     log = arms.folder / "log.txt"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        own = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=own)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -112,12 +114,20 @@ def ours(seconds: float, cameras: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def lerobot(seconds: float, python: Path) -> dict[str, Any]:
-    """LeRobot's recorder."""
+def lerobot(seconds: float, cameras: dict[str, Any], python: Path) -> dict[str, Any]:
+    """LeRobot's recorder, encoding while it records as ours does; it finds `peer_camera` as a package."""
     with fresh() as arms:
         root = arms.folder / "wave"
-        command = [str(python.with_name("lerobot-record")), *flags(arms, root, seconds, {}), "--play_sounds=false"]
-        return measured(arms, command, round(seconds * FPS))
+        plugin = "lerobot_camera_pattern"
+        shutil.copy(Path(__file__).with_name("peer_camera.py"), arms.folder / f"{plugin}.py")
+        about = arms.folder / f"{plugin}-1.dist-info" / "METADATA"
+        about.parent.mkdir()
+        about.write_text(f"Metadata-Version: 2.1\nName: {plugin}\nVersion: 1\n")
+        command = [str(python.with_name("lerobot-record")), *flags(arms, root, seconds, cameras)]
+        command += ["--play_sounds=false", "--dataset.streaming_encoding=true"]
+        wanted = round(seconds * FPS)
+        result = measured(arms, command, wanted, {"PYTHONPATH": str(arms.folder)})
+        return result if "failed" in result else {**result, "frames_missing": wanted - load_info(root).total_frames}
 
 
 def limp_after(harm: Callable[[Arms, subprocess.Popen[bytes]], None]) -> float | str:
@@ -187,17 +197,17 @@ def main() -> None:
     seconds = 60 * float(arguments[0]) if arguments else 30.0
     report: dict[str, Any] = {}
     if "--faults" not in sys.argv:
-        report["ours, two cameras"] = ours(seconds, CAMERAS)
-        print(json.dumps(report), file=sys.stderr)
-        bare = report["ours, no camera"] = ours(min(seconds, 60), {})
-        python = Path(os.environ.get("LEROBOT_PEER", "/tmp/peer/venv/bin/python"))
-        if python.exists():
-            peer = report["lerobot, no camera"] = lerobot(min(seconds, 60), python)
-            if "failed" not in bare and "failed" not in peer:
-                report["lerobot / ours"] = {
-                    name: round(peer[name] / bare[name], 2)
-                    for name in ("off_ms_mean", "off_ms_p99", "off_ms_max", "cpu_s")
-                }
+        python = os.environ.get("LEROBOT_PEER_PYTHON")
+        for what, cameras, long in (("two cameras", CAMERAS, seconds), ("no camera", {}, min(seconds, 60))):
+            mine = report[f"ours, {what}"] = ours(long, cameras)
+            print(json.dumps(report), file=sys.stderr)
+            if python is None:
+                continue
+            peer = report[f"lerobot, {what}"] = lerobot(long, cameras, Path(python))
+            if "failed" not in mine and "failed" not in peer:
+                compared = ("off_ms_mean", "off_ms_p99", "off_ms_max", "cpu_s")
+                report[f"lerobot / ours, {what}"] = {name: round(peer[name] / mine[name], 2) for name in compared}
+            print(json.dumps(report), file=sys.stderr)
     report["limp after ms"] = faults()
     print(json.dumps(report, indent=2))
 

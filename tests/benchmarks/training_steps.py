@@ -20,7 +20,7 @@ def watch(file: Path, seeded: bool) -> None:
     fresh = [True]
 
     def before_forward(*_) -> None:
-        if fresh[0]:
+        if fresh[0] and torch.is_grad_enabled():  # some ask their layers for shapes when they are made
             fresh[0] = False
             if not ends:
                 begun[0] = time.time()
