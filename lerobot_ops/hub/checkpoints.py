@@ -4,6 +4,7 @@ A repository holds a checkpoint at its root, and those of a training's steps in 
 which is LeRobot's layout.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -72,7 +73,10 @@ def weights_digest(folder: Path) -> str | None:
     """The version of a checkpoint's weights, or of an adapter's, by which what is made of them knows them."""
     adapter = folder / ADAPTER
     file = adapter if adapter.is_file() else folder / WEIGHTS
-    return digest(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    now = file.stat()
+    return _digest_as_of(file, now.st_mtime_ns, now.st_size, now.st_ino)
 
 
 def repository_of(folder: Path) -> tuple[str, str] | None:
@@ -94,6 +98,12 @@ def provenance(folder: Path) -> dict[str, Any]:
             found |= {"mlflow_run": run.get("run_id"), "flow_run": run.get("flow_run_id")}
             break
     return {name: value for name, value in found.items() if value is not None}
+
+
+@functools.lru_cache
+def _digest_as_of(file: Path, *_: int) -> str:
+    """The digest of a file, read once as long as nothing about it changes: a training asks several times."""
+    return digest(file)
 
 
 def _fetched(name: str, revision: str | None) -> Path:

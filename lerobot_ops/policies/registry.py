@@ -1,5 +1,6 @@
 """The policy types that are known, and policies made of their configurations or loaded from checkpoints."""
 
+import contextlib
 import functools
 import json
 import warnings
@@ -87,10 +88,13 @@ def _sentences(values: dict[str, Any], error: ValidationError) -> list[str]:
 
 
 def make_policy(config: PolicyConfig, *, pretrained_backbone: bool = True) -> "Policy":
-    """A policy with fresh weights, on the CPU; without `pretrained_backbone` they are all random, to be replaced."""
+    """A policy with fresh weights, on the CPU; without `pretrained_backbone` they have no values yet, to be replaced."""
+    from lerobot_ops.policies.weights import Unfilled
+
     config.check_features()
     make: Any = config.policy_class()
-    policy: Policy = make(config, pretrained_backbone=pretrained_backbone)
+    with contextlib.nullcontext() if pretrained_backbone else Unfilled():
+        policy: Policy = make(config, pretrained_backbone=pretrained_backbone)
     return policy
 
 

@@ -4,11 +4,13 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lerobot_ops.artifacts import write_parts
 from lerobot_ops.errors import CheckpointError, did_you_mean
@@ -30,6 +32,17 @@ _DTYPES = {
 }
 """Their names in a file, whose tensors are in the reverse of this order."""
 _SHOWN = 6
+
+
+class Unfilled(TorchFunctionMode):
+    """In this block layers get parameters without values, for a checkpoint to fill: random ones take seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        values = kwargs or {}
+        tensor = args[0] if args else values.get("tensor")
+        if getattr(func, "__module__", None) == "torch.nn.init" and isinstance(tensor, nn.Parameter):
+            return tensor
+        return func(*args, **values)
 
 
 def save_weights(weights: Mapping[str, Tensor], directory: Path, name: str = WEIGHTS) -> None:

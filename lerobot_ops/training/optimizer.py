@@ -17,6 +17,8 @@ from lerobot_ops.training.distributed import World, copied, part_like, whole
 
 STATE = "optimizer_state.safetensors"
 GROUPS = "optimizer_param_groups.json"
+_TINY = 1e-6
+"""What torch adds to a norm before it divides by it."""
 
 
 class _Bare(torch.optim.Adam):
@@ -59,9 +61,13 @@ def make_optimizer(policy: Policy, config: OptimizerConfig | None = None) -> tor
 
 def clip_gradients(policy: Policy, limit: float) -> Tensor:
     """Scale all gradients so that their common norm is at most `limit` (0: no limit); returns the norm before."""
-    return whole(
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), limit if limit > 0 else float("inf"), foreach=True)
-    )
+    parameters = list(policy.parameters())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    before = whole(norm)
+    within = limit <= 0 or (before.device.type == "cpu" and bool(before + _TINY <= limit))  # a GPU is not waited for
+    if not within:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+    return before
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
