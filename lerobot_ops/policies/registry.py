@@ -88,7 +88,7 @@ def _sentences(values: dict[str, Any], error: ValidationError) -> list[str]:
 
 
 def make_policy(config: PolicyConfig, *, pretrained_backbone: bool = True) -> "Policy":
-    """A policy with fresh weights, on the CPU; without `pretrained_backbone` they have no values yet, to be replaced."""
+    """A policy with fresh weights, on the CPU; without `pretrained_backbone` a checkpoint is to give them values."""
     from lerobot_ops.policies.weights import Unfilled
 
     config.check_features()
