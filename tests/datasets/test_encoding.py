@@ -1,5 +1,7 @@
 """Encoding: LeRobot's options for every codec, the same bytes for the same frames, and clear words."""
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,3 +138,21 @@ def test_a_wrong_option_is_no_silence() -> None:
 def test_x264_keeps_the_parameters_that_it_is_given() -> None:
     given = VideoEncoding(vcodec="h264", extra_options={"x264-params": "aq-mode=0"}).options()
     assert given["x264-params"] == "asm=avx2:aq-mode=0"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's encoders may come before others")
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_FIFO])
+def test_encoders_run_beside_other_threads_and_not_before_them(tmp_path: Path, policy: int) -> None:
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    own = policy, os.sched_param(3 if policy == os.SCHED_FIFO else 0)
+    os.sched_setscheduler(0, *own)
+    try:
+        with VideoWriter(tmp_path / "x.mp4", fps=30, height=64, width=64, encoding=VideoEncoding()) as writer:
+            threads = [int(name) for name in os.listdir("/proc/self/task")]
+            found = {thread: (os.sched_getscheduler(thread), os.sched_getparam(thread)) for thread in threads}
+            assert len(threads) > 2
+            assert found.pop(threading.get_native_id()) == own
+            assert {policy for policy, _ in found.values()} <= {os.SCHED_OTHER}
+            writer.add(np.zeros((64, 64, 3), np.uint8))
+    finally:
+        os.sched_setscheduler(0, *before)

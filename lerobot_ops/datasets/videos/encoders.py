@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 from lerobot_ops.datasets.videos.encoding import HARDWARE
 from lerobot_ops.errors import PrerequisiteError
 
+_TASKS = Path("/proc/self/task")
 _SOFTWARE = ("libsvtav1", "libx264", "libx265", "libaom-av1")
 
 
@@ -28,6 +30,34 @@ def check_encoder(encoder: str) -> None:
         expected=", ".join(there),
         fix="choose one of these, or install PyAV's wheel, which has the usual ones: pip install --force-reinstall av",
     )
+
+
+@contextlib.contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """An encoder that is opened in this block runs beside other threads, not before all of them.
+
+    SVT-AV1 makes the thread that opens it, and all that it starts, the most urgent ones of the system where that is
+    allowed (root): they would hold up a control loop, and whatever this thread starts later would inherit it.
+    """
+    if not hasattr(os, "sched_getscheduler") or not _TASKS.is_dir():  # no Linux
+        yield
+        return
+    before = _schedule(0)
+    most_urgent = os.SCHED_FIFO, os.sched_get_priority_max(os.SCHED_FIFO)
+    try:
+        yield
+    finally:
+        if before != most_urgent:  # of all threads: another one may be opening an encoder just now
+            for thread in map(int, os.listdir(_TASKS)):
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    if _schedule(thread) == most_urgent:
+                        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            os.sched_setscheduler(0, before[0], os.sched_param(before[1]))
+
+
+def _schedule(thread: int) -> tuple[int, int]:
+    """Policy and priority of a thread; 0 is this one."""
+    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
 
 
 def unknown_options(encoder: str, names: Iterable[str]) -> list[str]:

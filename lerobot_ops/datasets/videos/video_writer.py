@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from lerobot_ops.datasets.videos.encoders import ordinary_priority
 from lerobot_ops.datasets.videos.encoding import VideoEncoding
 from lerobot_ops.errors import PrerequisiteError
 
@@ -37,7 +38,8 @@ class VideoWriter:
             assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
             stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
-            stream.codec_context.open()
+            with ordinary_priority():
+                stream.codec_context.open()
         except (av.FFmpegError, ValueError) as error:
             with contextlib.suppress(av.FFmpegError):
                 self._container.close()
