@@ -161,6 +161,15 @@ def _in_a_thread(what: Callable[[], None]) -> None:
     thread.join()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heeded, also where these tests are a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals(arms: Arms, number: signal.Signals) -> None:
     config = arms.config(robot=arms.robot(cameras={}), dataset={"episode_time_s": 30})
