@@ -31,6 +31,8 @@ _DTYPES = {
     torch.int64: "I64",
 }
 """Their names in a file, whose tensors are in the reverse of this order."""
+_DRAWS = (torch.Tensor.uniform_, torch.Tensor.normal_)
+"""What those functions of `torch.nn.init` come to that no mode can override."""
 _SHOWN = 6
 
 
@@ -40,7 +42,8 @@ class Unfilled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         values = kwargs or {}
         tensor = args[0] if args else values.get("tensor")
-        if getattr(func, "__module__", None) == "torch.nn.init" and isinstance(tensor, nn.Parameter):
+        fills = getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS
+        if fills and isinstance(tensor, nn.Parameter):
             return tensor
         return func(*args, **values)
 

@@ -43,7 +43,7 @@ class PolicyLeads(Source):
         self._queue: deque[np.ndarray] = deque()
         self._window: deque[Mapping[str, np.ndarray]] = deque(maxlen=runner.last)
         self._thread = ThreadPoolExecutor(1, "policy")
-        self._asked: Future[np.ndarray] | None = None
+        self._asked: Future[tuple[np.ndarray, float]] | None = None
         self._before = 0
         """Actions that were left when it was asked."""
         self._took: deque[float] = deque(maxlen=_LATELY)
@@ -63,8 +63,10 @@ class PolicyLeads(Source):
             self._asked = self._thread.submit(self._act, self._episode, list(self._window), self.task)
         if not self._queue:
             assert self._asked is not None
-            self._queue.extend(self._wait_for(self._asked)[self._before :])
+            answer, seconds = self._wait_for(self._asked)
             self._asked = None
+            self._took.append(seconds)
+            self._queue.extend(answer[self._before :])
         return self._layout.action(self._queue.popleft())
 
     def warm_up(self, observation: Observation) -> None:
@@ -83,17 +85,19 @@ class PolicyLeads(Source):
         ticks = _MARGIN * max(self._took, default=0.0) * self._fps
         return math.ceil(ticks) if 0.5 < ticks <= self._runner.n_action_steps // 2 else 0
 
-    def _act(self, episode: "PolicyRunner", window: list[Mapping[str, np.ndarray]], task: str) -> np.ndarray:
+    def _act(
+        self, episode: "PolicyRunner", window: list[Mapping[str, np.ndarray]], task: str
+    ) -> tuple[np.ndarray, float]:
+        """The actions, and the seconds that they took; runs in the thread."""
         began = time.perf_counter()
         seen = window[-1]
         if self._runner.last > 1:
             window = [window[0]] * (self._runner.last - len(window)) + window
             seen = {key: np.stack([moment[key] for moment in window]) for key in seen}
         answer = episode.act(seen, task)
-        self._took.append(time.perf_counter() - began)
-        return answer
+        return answer, time.perf_counter() - began
 
-    def _wait_for(self, future: Future[np.ndarray]) -> np.ndarray:
+    def _wait_for(self, future: Future[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
         while not wait([future], _PATIENCE).done:
             self._beat()
         return future.result()

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lerobot_ops.config import Config
-from lerobot_ops.training.distributed import own_parts
+from lerobot_ops.training.sharding import own_parts
 
 if TYPE_CHECKING:
     from lerobot_ops.policies.policy import Policy

@@ -16,13 +16,14 @@ from lerobot_ops.policies.pretrained import first_policy
 from lerobot_ops.processors.pipeline import Pipeline
 from lerobot_ops.training.config import TrainConfig
 from lerobot_ops.training.data import training_stats
-from lerobot_ops.training.distributed import NO_FP16, World, part_like, reseed, shard
+from lerobot_ops.training.distributed import NO_FP16, World, reseed
 from lerobot_ops.training.ema import WeightAverage
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.optimizer import make_optimizer
 from lerobot_ops.training.precision import Precision, default_precision
 from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, STATE
 from lerobot_ops.training.schedulers import make_scheduler
+from lerobot_ops.training.sharding import part_like, shard
 from lerobot_ops.training.state import load_state
 
 

@@ -13,7 +13,8 @@ from lerobot_ops.errors import CheckpointError, ConfigError, did_you_mean
 from lerobot_ops.policies.config import OptimizerConfig
 from lerobot_ops.policies.policy import Policy
 from lerobot_ops.policies.weights import read_tensors, write_tensors
-from lerobot_ops.training.distributed import World, copied, part_like, whole
+from lerobot_ops.training.distributed import World
+from lerobot_ops.training.sharding import copied, part_like, whole
 
 STATE = "optimizer_state.safetensors"
 GROUPS = "optimizer_param_groups.json"

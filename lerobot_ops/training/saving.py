@@ -19,10 +19,10 @@ from lerobot_ops.config import content_key
 from lerobot_ops.errors import ArtifactError
 from lerobot_ops.policies.checkpoint import save_checkpoint
 from lerobot_ops.training.config import TrainConfig
-from lerobot_ops.training.distributed import copied
 from lerobot_ops.training.learner import Learner
 from lerobot_ops.training.log import Window
 from lerobot_ops.training.run_directory import AVERAGE, PRODUCT, STATE, RunDirectory
+from lerobot_ops.training.sharding import copied
 from lerobot_ops.training.state import Counts, TrainingState
 
 OURS = ("dataset", "policy", "num_threads", "accelerator", "compile", "ema", "early_stop")

@@ -274,7 +274,7 @@ class SecondEngine:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in reversed([mount for mount in mounts if mount.startswith(str(self._folder))]):
             subprocess.run(["umount", "--lazy", mount], check=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder)
 
     def _answers(self) -> bool:
         try:

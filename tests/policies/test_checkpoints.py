@@ -177,3 +177,11 @@ def test_tensors_are_written_as_safetensors_own_save_writes_them(tmp_path: Path)
     loaded = read_tensors(tmp_path / "tensors.safetensors")
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_weights_that_a_checkpoint_gives_are_not_drawn(copy: Path) -> None:
+    before = torch.get_rng_state()
+    policy = load_policy(copy)
+    assert torch.equal(torch.get_rng_state(), before)
+    stored = load_file(copy / "model.safetensors")
+    assert all(np.array_equal(value.numpy(), stored[name]) for name, value in policy.state_dict().items())

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lerobot_ops.policies import make_policy, parse_policy_config
 from lerobot_ops.policies.config import OptimizerConfig
-from lerobot_ops.training.optimizer import make_optimizer
+from lerobot_ops.training.optimizer import clip_gradients, make_optimizer
 
 POLICY = {
     "type": "act",
@@ -52,7 +52,7 @@ def test_no_compiler_is_imported_to_make_a_step() -> None:
     code = """
 import sys, torch
 from lerobot_ops.policies import make_policy, parse_policy_config
-from lerobot_ops.training.optimizer import make_optimizer
+from lerobot_ops.training.optimizer import clip_gradients, make_optimizer
 policy = make_policy(parse_policy_config({config}))
 optimizer = make_optimizer(policy)
 for parameter in policy.parameters():
@@ -64,3 +64,18 @@ print("torch._dynamo" in sys.modules)
         [sys.executable, "-c", code.format(config=POLICY)], capture_output=True, text=True, check=True
     )
     assert made.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("limit", "torchs"), [(0.5, 0.5), (1e6, 1e6), (0, float("inf"))])
+def test_gradients_are_clipped_as_torch_does(limit: float, torchs: float) -> None:
+    policy = make_policy(parse_policy_config(POLICY))
+    torch.manual_seed(0)
+    gradients = [torch.randn_like(parameter) for parameter in policy.parameters()]
+    found = []
+    for ours in (True, False):
+        for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        parameters = list(policy.parameters())
+        norm = clip_gradients(policy, limit) if ours else torch.nn.utils.clip_grad_norm_(parameters, torchs)
+        found.append([norm, *(parameter.grad for parameter in parameters)])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))

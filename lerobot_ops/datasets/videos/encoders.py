@@ -52,7 +52,8 @@ def ordinary_priority() -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):  # it has ended
                     if _schedule(thread) == most_urgent:
                         os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-            os.sched_setscheduler(0, before[0], os.sched_param(before[1]))
+            if _schedule(0) != before:
+                os.sched_setscheduler(0, before[0], os.sched_param(before[1]))
 
 
 def _schedule(thread: int) -> tuple[int, int]:
