@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from recordings import LEROBOT
 
 from lerobot_ops.datasets.videos import video
+from lerobot_ops.datasets.videos.encoders import ordinary_priority
 from lerobot_ops.datasets.videos.mp4 import read_samples
 from lerobot_ops.datasets.videos.video import Piece, cut_and_join, probe
 
@@ -39,6 +40,8 @@ def encoded(path: Path, encoder: str, options: dict[str, str], format_options: d
         stream = container.add_stream(encoder, FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, FPS)
+        with ordinary_priority():  # what later tests start must not come before everything else
+            stream.codec_context.open()
         for number in range(FRAMES):
             picture = rng.integers(0, 255, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

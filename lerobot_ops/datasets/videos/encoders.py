@@ -100,7 +100,8 @@ def opens(encoder: str) -> bool:
             stream = container.add_stream(encoder, 30)
             assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
-            stream.codec_context.open()
+            with ordinary_priority():
+                stream.codec_context.open()
             picture = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
             container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
