@@ -126,7 +126,8 @@ class Teleoperation(Source):
                 field="teleop.type",
                 found=f"{teleop.name}: {', '.join(made)}",
                 expected=", ".join(robot.action_features),
-                fix="choose the teleoperator that belongs to this robot, or give processors that translate",
+                fix="choose the teleoperator that belongs to this robot, "
+                + ("or name the arm: --teleop.end_effector.urdf_path=…" if "delta_x" in made else "or give processors"),
             )
         self._last = TeleopEvents()
 

@@ -1,19 +1,17 @@
 """A gamepad: LeRobot's end-effector deltas, or joint targets for an arm without a leader; no window is needed."""
 
 import os
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
 from lerobot_ops.errors import DeviceError, PrerequisiteError
-from lerobot_ops.teleoperators.jogging import Jog
+from lerobot_ops.teleoperators.end_effector import EndEffectorConfig, EndEffectorJog
+from lerobot_ops.teleoperators.jogging import Clock, Jog
 from lerobot_ops.teleoperators.keyboard import CLOSE, OPEN, STAY
 from lerobot_ops.teleoperators.teleoperator import Teleoperator, TeleoperatorConfig, TeleopEvents
 
-LONGEST_STEP_S = 0.1
-"""A joint does not leap after a pause of the loop."""
 FULL = 32767
 # SDL's numbers of axes and buttons, equal for every pad that it knows.
 LEFT_X, LEFT_Y, RIGHT_X, RIGHT_Y, LEFT_TRIGGER, RIGHT_TRIGGER = range(6)
@@ -52,6 +50,8 @@ class GamepadConfig(TeleoperatorConfig):
     """Deflections of a stick that count as none."""
     mode: Literal["ee", "joints"] = "ee"
     """End-effector deltas, each in -1 to 1, or joint targets that begin where the robot is."""
+    end_effector: EndEffectorConfig | None = None
+    """In the mode ee: the arm, if it takes joint targets."""
     speeds: dict[str, float] = Field(default_factory=so_arm_speeds)
     """Of the joints, per second at full deflection; in the order left x, left y, right y, cross, right x, triggers."""
 
@@ -70,13 +70,14 @@ class Gamepad(Teleoperator):
         self._pygame: Any = None
         self._controller: Any = None
         self._pad = Pad(config.deadzone)
-        self._jog = Jog(tuple(config.speeds))
-        self._asked_at: float | None = None
+        self._jog = Jog(tuple(config.speeds)) if config.mode == "joints" else None
+        self._arm = _arm(config)
+        self._clock = Clock()
 
     @property
     def action_features(self) -> dict[str, type]:
-        if self.config.mode == "joints":
-            return dict.fromkeys(self.config.speeds, float)
+        if moved := self._jog or self._arm:
+            return dict.fromkeys(moved.keys, float)
         return dict.fromkeys([*DIRECTIONS, *(["gripper"] if self.config.use_gripper else [])], float)
 
     @property
@@ -98,17 +99,22 @@ class Gamepad(Teleoperator):
                 fix="plug it in or pair it; on Linux /dev/input/js0 must be readable (group input)",
             )
         self._controller = controller.Controller(self.config.index)
-        self._pygame, self._asked_at = pygame, None
+        self._pygame = pygame
+        self._clock.begin()
 
     def begin(self, position: Mapping[str, float], limits: Mapping[str, tuple[float, float]]) -> None:
-        if self.config.mode == "joints":
-            self._jog.begin(position, limits)
-        self._asked_at = None
+        if moved := self._jog or self._arm:
+            moved.begin(position, limits)
+        self._clock.begin()
 
     def get_action(self) -> dict[str, float]:
         self._listen()
-        if self.config.mode == "joints":
-            return self._joints()
+        if self._jog is not None:
+            return self._joints(self._jog)
+        if self._arm is not None:
+            forward, left, up = (sign * self._pad.axis(number) for number, sign in DIRECTIONS.values())
+            self._arm.move(forward, left, up, self._pad.grip, self._clock.elapsed())
+            return self._arm.targets()
         action = {key: sign * self._pad.axis(number) for key, (number, sign) in DIRECTIONS.items()}
         if self.config.use_gripper:
             grip = self._pad.grip
@@ -137,13 +143,11 @@ class Gamepad(Teleoperator):
             raise DeviceError("the gamepad is not connected", fix="call connect() first")
         self._pad.take(self._pygame, self._pygame.event.get())
 
-    def _joints(self) -> dict[str, float]:
-        now = time.perf_counter()
-        seconds = 0.0 if self._asked_at is None else min(now - self._asked_at, LONGEST_STEP_S)
-        self._asked_at = now
+    def _joints(self, jog: Jog) -> dict[str, float]:
+        seconds = self._clock.elapsed()
         for (key, speed), deflection in zip(self.config.speeds.items(), self._pad.deflections(), strict=False):
-            self._jog.move(key, speed * deflection * seconds)
-        return self._jog.targets()
+            jog.move(key, speed * deflection * seconds)
+        return jog.targets()
 
 
 class Pad:
@@ -192,6 +196,12 @@ class Pad:
         """Buttons pressed since the last call."""
         new, self._new = self._new, set()
         return new
+
+
+def _arm(config: GamepadConfig) -> EndEffectorJog | None:
+    if config.mode == "joints" or config.end_effector is None:
+        return None
+    return EndEffectorJog(config.end_effector, gripper=config.use_gripper)
 
 
 def _pygame() -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Joint targets that keys and sticks push about: they begin where the robot is, and stay where it may go."""
 
+import time
 from collections.abc import Mapping
 
 from lerobot_ops.config import Config
@@ -40,6 +41,25 @@ class Jog:
                 fix="call begin() first",
             )
         return dict(self._targets)
+
+
+class Clock:
+    """How long it is since it was last asked: what is held moves on for so long."""
+
+    longest = 0.1
+    """Seconds: nothing leaps after a pause of the loop."""
+
+    def __init__(self) -> None:
+        self._asked_at: float | None = None
+
+    def begin(self) -> None:
+        """What comes next is the first time."""
+        self._asked_at = None
+
+    def elapsed(self) -> float:
+        """Seconds; none the first time."""
+        before, self._asked_at = self._asked_at, time.perf_counter()
+        return 0.0 if before is None else min(self._asked_at - before, self.longest)
 
 
 class Joint(Config):

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from lerobot_ops.errors import DeviceError
 from lerobot_ops.keys import Keys, listening
-from lerobot_ops.teleoperators.jogging import Jog, Joint, so_arm_joints
+from lerobot_ops.teleoperators.end_effector import EndEffectorConfig, EndEffectorJog
+from lerobot_ops.teleoperators.jogging import Clock, Jog, Joint, so_arm_joints
 from lerobot_ops.teleoperators.teleoperator import Teleoperator, TeleoperatorConfig, TeleopEvents
 
 HELD_S = 0.15
@@ -47,10 +48,15 @@ class KeyboardConfig(TeleoperatorConfig):
 
 
 class KeyboardEEConfig(TeleoperatorConfig):
-    """End-effector deltas, each -1, 0 or 1, and a gripper that is 0 (close), 1 (stay) or 2 (open)."""
+    """End-effector deltas, each -1, 0 or 1, and a gripper that is 0 (close), 1 (stay) or 2 (open).
+
+    With `end_effector` the joint targets that move an arm so.
+    """
 
     type: Literal["keyboard_ee"] = "keyboard_ee"
     use_gripper: bool = True
+    end_effector: EndEffectorConfig | None = None
+    """The arm, if it takes joint targets."""
 
     def make(self) -> Teleoperator:
         return KeyboardEE(self)
@@ -125,20 +131,31 @@ class KeyboardEE(_Listener):
     def __init__(self, config: KeyboardEEConfig) -> None:
         super().__init__(config)
         self._pressed_at: dict[str, float] = {}
+        arm = config.end_effector
+        self._jog = None if arm is None else EndEffectorJog(arm, gripper=config.use_gripper)
+        self._clock = Clock()
+        names = ("delta_x", "delta_y", "delta_z", "gripper")
+        self._deltas = names if config.use_gripper else names[:3]
 
     @property
     def action_features(self) -> dict[str, type]:
-        names = ("delta_x", "delta_y", "delta_z", "gripper")
-        return dict.fromkeys(names if self.config.use_gripper else names[:3], float)
+        return dict.fromkeys(self._deltas if self._jog is None else self._jog.keys, float)
+
+    def begin(self, position: Mapping[str, float], limits: Mapping[str, tuple[float, float]]) -> None:
+        if self._jog is not None:
+            self._jog.begin(position, limits)
+        self._clock.begin()
 
     def get_action(self) -> dict[str, float]:
         self._listen()
-        action = dict.fromkeys(self.action_features, 0.0) | ({"gripper": STAY} if self.config.use_gripper else {})
-        for name in self._held():
-            key, value = DELTAS[name]
-            if key in action:
-                action[key] = value
-        return action
+        held = {"gripper": STAY} | dict([DELTAS[name] for name in self._held()])
+        deltas = {key: held.get(key, 0.0) for key in self._deltas}
+        if self._jog is None:
+            return deltas
+        # LeRobot's arrow that points ahead is -y, and the left one x.
+        forward, left, up = -deltas["delta_y"], deltas["delta_x"], deltas["delta_z"]
+        self._jog.move(forward, left, up, held["gripper"] - STAY, self._clock.elapsed())
+        return self._jog.targets()
 
     def get_teleop_events(self) -> TeleopEvents:
         """The operator intervenes while a key is held; LeRobot's letters s, r and q belong to the session here."""

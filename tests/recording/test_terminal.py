@@ -14,11 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from lerobot_ops.datasets.reader import LeRobotDataset
 from lerobot_ops.recording.operator import Status
 from lerobot_ops.recording.terminal import status_line
+from lerobot_ops.teleoperators.kinematics import Kinematics
 from tests.recording.arms import Arms
 from tests.recording.test_record import lengths, wait_until_limp
 
@@ -28,13 +31,14 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class Screen:
     """`lerobot-ops record` in a terminal of 100 columns."""
 
-    def __init__(self, arms: Arms, **dataset: object) -> None:
+    def __init__(self, arms: Arms, teleop: dict[str, object] | None = None, **dataset: object) -> None:
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self.before = termios.tcgetattr(self.slave)
         self.shown = ""
         config = arms.folder / "record.yaml"
-        config.write_text(yaml.safe_dump(arms.values(dataset={"episode_time_s": 60, **dataset})))
+        asked = {"dataset": {"episode_time_s": 60, **dataset}, **({"teleop": teleop} if teleop else {})}
+        config.write_text(yaml.safe_dump(arms.values(**asked)))
         command = f"{sys.executable} -m lerobot_ops.cli record --config_path={config}; echo code=$?; sleep 60"
         self.process = subprocess.Popen(
             ["sh", "-c", command],  # a shell, which lives on, is what a terminal belongs to
@@ -126,6 +130,27 @@ def test_a_killed_session_gives_the_terminal_back(arms: Arms, screens: list[Scre
     while not termios.tcgetattr(screen.slave)[3] & termios.ECHO:
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_a_held_key_moves_the_gripper_ahead_in_a_straight_line(arms: Arms, screens: list[Screen]) -> None:
+    urdf = Path(__file__).parents[1] / "data/arm.urdf"
+    bent = {"shoulder_lift": -30.0, "elbow_flex": 40.0, "wrist_flex": 30.0}
+    arms.follower.hand(lambda _: bent)
+    screen = Screen(arms, {"type": "keyboard_ee", "end_effector": {"urdf_path": str(urdf)}}, num_episodes=1)
+    screens.append(screen)
+    screen.wait_for("RECORDING")
+    for _ in range(10):
+        screen.press("w")
+        time.sleep(0.05)
+    time.sleep(0.5)
+    screen.press("n")
+    assert screen.ended() == 0
+    kinematics = Kinematics(urdf, "gripper_frame_link")
+    actions = LeRobotDataset(arms.folder / "wave").column("action")
+    places = np.array([kinematics.forward(row[:5])[:3, 3] for row in actions])
+    assert 0.03 < places[-1, 0] - places[0, 0] < 0.11
+    assert (np.diff(places[:, 0]) > -1e-6).all()
+    assert np.abs(places[:, 1:] - places[0, 1:]).max() < 1e-4
 
 
 @pytest.mark.parametrize("columns", [20, 60, 100, 200])

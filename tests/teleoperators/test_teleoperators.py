@@ -209,6 +209,20 @@ def test_sticks_move_joints_from_where_the_robot_is(pygame: Any) -> None:
     assert action["gripper.pos"] == 0
 
 
+def test_sticks_push_the_end_effector_of_an_arm_that_takes_joint_targets(pygame: Any) -> None:
+    arm = Path(__file__).parents[1] / "data/arm.urdf"
+    pad = plugged_in(pygame, end_effector={"urdf_path": arm}, use_gripper=False)
+    assert tuple(pad.action_features) == KEYS[:5]
+    pad.begin(HOME, {})
+    push(pygame, pads.LEFT_X, -1.0)  # to the left: only the shoulder turns at first
+    pad.get_action()
+    end = time.monotonic() + 10
+    while (action := pad.get_action())["shoulder_pan.pos"] > -1.0:  # its axis points down
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert all(abs(action[key]) < 1.0 for key in KEYS[1:4])
+
+
 def test_an_unplugged_gamepad_stops_everything(pygame: Any) -> None:
     pad = plugged_in(pygame)
     push(pygame, pads.LEFT_Y, -1.0)
