@@ -3,7 +3,6 @@
 The kills are SIGKILL, at random moments and before each of the steps by which files get their names.
 """
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,11 +17,10 @@ from recordings import record
 
 from lerobot_ops.datasets.editing.edit import delete_episodes, merge, rechunk, split, trim
 from lerobot_ops.versioning.digest import digest
+from tests.forking import FORKING
 
 STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fcntl.flock", "fcntl.ioctl"}
 KILLS = 120
-PRELOADED = ["pytest", "recordings", "PIL.PngImagePlugin", "lerobot_ops.datasets.editing.edit"]
-"""What the editing processes share, so that each begins at once."""
 CAMERAS = {"observation.images.front": "video", "observation.images.wrist": "image"}
 
 EDITS = {
@@ -55,17 +53,13 @@ class Edit:
 
     def __init__(self, name: str, arm: Path, other: Path, folder: Path) -> None:
         self.name, self.sources, self.target = name, (arm, other), folder / name
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
         EDITS[name](*self.sources, self.target)
         self.expected = digest(self.target)
         self.remove()
 
     def run(self, *, seconds: float | None = None, fatal_step: int | None = None) -> bool:
         """Run it; kill it after so many seconds. Whether it was killed."""
-        process = self._context.Process(
-            target=editing_process, args=(self.name, *self.sources, self.target, fatal_step)
-        )
+        process = FORKING.Process(target=editing_process, args=(self.name, *self.sources, self.target, fatal_step))
         process.start()
         if seconds is not None:
             process.join(seconds)

@@ -4,7 +4,6 @@ The kills are SIGKILL, at random moments and before each of the steps by which f
 """
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ from lerobot_ops.datasets.videos.video import probe
 from lerobot_ops.datasets.writing.beginning import is_recording
 from lerobot_ops.datasets.writing.writer import DatasetWriter
 from lerobot_ops.versioning.digest import digest
+from tests.forking import FORKING
 
 CAMERA, PICTURE = "observation.images.front", "observation.images.wrist"
 FEATURES = {
@@ -37,14 +37,6 @@ FEATURES = {
 EPISODES = 6
 STEPS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 KILLS = 104
-PRELOADED = [
-    "pytest",
-    "pandas",
-    "PIL.PngImagePlugin",
-    "lerobot_ops.datasets.reader",
-    "lerobot_ops.datasets.writing.writer",
-]
-"""What the recording processes share, so that each begins at once."""
 
 
 def frame(episode: int, number: int) -> dict[str, Any]:
@@ -103,13 +95,11 @@ class Killed:
         self.root, self.announced = root, set[int]()
         self.finalised = False
         self.steps = 0
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
 
     def run(self, *, seconds: float | None = None, fatal_step: int | None = None) -> bool:
         """Let it record; kill it after so many seconds. Whether it was killed."""
-        mine, its = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=recording_process, args=(self.root, its, fatal_step))
+        mine, its = FORKING.Pipe(duplex=False)
+        process = FORKING.Process(target=recording_process, args=(self.root, its, fatal_step))
         process.start()
         its.close()
         if seconds is not None:
@@ -216,13 +206,11 @@ def interrupted_process(root: Path, pipe: Connection) -> None:
 
 def test_ctrl_c_at_any_moment_finalises_what_was_saved(tmp_path: Path) -> None:
     chance, root = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "d"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     record(root)
     announced = EPISODES
     for _ in range(12):
-        mine, its = context.Pipe(duplex=False)
-        process = context.Process(target=interrupted_process, args=(root, its))
+        mine, its = FORKING.Pipe(duplex=False)
+        process = FORKING.Process(target=interrupted_process, args=(root, its))
         process.start()
         its.close()
         assert mine.recv() == "begun"

@@ -1,10 +1,7 @@
-"""Trainings in processes of their own, through the command line's door: alone or several as torchrun starts them, and
-killed at a chosen place. They are forked from a server that has torch imported, so that one costs 0.1 s.
-"""
+"""Trainings in processes of their own, by the command line's door: alone, as torchrun starts them, killed somewhere."""
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,18 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_ops.training.config import TrainConfig
+from tests.forking import FORKING
 
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(
-    [
-        "lerobot_ops.cli",
-        "lerobot_ops.training.train",
-        "lerobot_ops.evaluation.in_training",
-        "lerobot_ops.policies.act.model",
-        "torch.distributed.fsdp",
-        "torch._dynamo",  # by DistributedDataParallel
-    ]
-)
 CALLS = ("open", "mkdir", "fsync", "rename", "replace", "symlink", "link", "unlink")
 """What a checkpoint is written with."""
 
