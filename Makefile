@@ -13,6 +13,7 @@ help: ## list the targets
 setup: ## make .venv from requirements.lock and check the system
 	@./bootstrap.sh
 
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: setup ## from nothing to a measured policy: the pipeline on params.yaml (ARGS="--train.steps=2000" changes it)
 	@$(BIN)/python -m flows.pipeline --config_path=params.yaml $(ARGS)
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lerobot_ops.errors import ConfigError, OpsError, did_you_mean
+from lerobot_ops.large_pages import ask_for_large_pages
 
 Arguments = Sequence[str]
 
 
 def main(arguments: Arguments | None = None) -> None:
     """Run one command; exits 0 when it succeeded, 1 on a problem that the user can mend, 2 on a wrong command line."""
+    if arguments is None and COMPUTE.intersection(sys.argv[1:2]):
+        ask_for_large_pages()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -285,6 +288,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Arguments], None]]] = {
     "simulate-arm": ("simulate arms behind serial ports, for every program that opens one", _simulate_arm),
     "images": ("build, list or prune the benchmarks' container images", _images),
 }
+COMPUTE = {"train", "eval"}
+"""Those that go through gigabytes of memory again and again."""
 
 
 def _parse(model: Any, arguments: Arguments, command: str, *positional: str) -> Any:

@@ -18,6 +18,7 @@ from lerobot_ops.errors import PrerequisiteError
 
 PACKAGES = "libegl1 libgl1 libopengl0 libgl1-mesa-dri libosmesa6"
 
+_LEVEL = 0.999
 _BALL = """<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size="0.4" rgba="1 0.5 0 1"/>
 <camera name="front" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>"""
 
@@ -130,11 +131,18 @@ class Renderer:
             mujoco.mjr_resizeOffscreen(*largest, self._context)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._camera, everything, self._scene)
+        self._spare_floors()
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._context)
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, viewport, self._context)
         return np.ascontiguousarray(pixels[::-1])
+
+    def _spare_floors(self) -> None:
+        # Nothing lies below a floor: nobody sees its shadow, and yet it fills the shadow map. Decoration throws none.
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.type == self._mujoco.mjtGeom.mjGEOM_PLANE and geom.mat[2, 2] > _LEVEL:
+                geom.category = self._mujoco.mjtCatBit.mjCAT_DECOR
 
     def close(self) -> None:
         """Free the OpenGL context and what it holds."""

@@ -198,7 +198,7 @@ def contained(label: str) -> set[int]:
     with contextlib.suppress(docker.errors.DockerException), contextlib.closing(docker.from_env()) as client:
         for container in client.containers.list(filters={"label": f"benchmark={label}"}, ignore_removed=True):
             with contextlib.suppress(docker.errors.APIError):
-                found |= {int(process[1]) for process in container.top()["Processes"]}
+                found |= {int(process[1]) for process in container.top()["Processes"] or ()}
     return found
 
 

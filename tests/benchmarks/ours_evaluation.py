@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from lerobot_ops.large_pages import ASKING, ask_for_large_pages
+
 ACTION_STEPS = (1, 10, 100)
 TASK, SEED, IMAGE = "button-press-topdown-v3", 1000, "observation.image"
 
@@ -88,7 +90,7 @@ def render(steps: str, sandbox: str) -> dict[str, Any]:
 
     guest = open_sandbox("metaworld", SandboxConfig(type="venv"))._python
     command = [str(guest), __file__, "loop"]
-    one_core = {"PYTHONPATH": str(Path(__file__).parents[2]), "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"}
+    one_core = {"PYTHONPATH": str(Path(__file__).parents[2]), "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", **ASKING}
     inside, alone = [], []
     with (
         open_sandbox("metaworld", SandboxConfig(type=sandbox)).spawn({"cameras": [IMAGE]}) as worker,
@@ -124,6 +126,7 @@ def loop() -> None:
 
 
 if __name__ == "__main__":
+    ask_for_large_pages()  # as the command does
     found = {"make": make, "play": play, "render": render, "loop": loop}[sys.argv[1]](*sys.argv[2:])
     print("RESULT " + json.dumps(found), flush=True)
     os._exit(0)

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 from lerobot_ops.cli import main
+from lerobot_ops.large_pages import ask_for_large_pages
 
 if __name__ == "__main__":
+    ask_for_large_pages()  # as the command does
     from training_steps import watch
 
     file, *flags = sys.argv[1:]

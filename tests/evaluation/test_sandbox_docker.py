@@ -79,7 +79,7 @@ def test_a_worker_can_do_nothing_but_answer(docker_sandbox, monkeypatch):
     assert not [path for path in seen["mounts"] if path.startswith(("/home", "/root", "/work", "/var"))]
     assert set(seen["environ"]) == {
         *("PATH", "HOME", "HOSTNAME", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),
-        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"),
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS", "GLIBC_TUNABLES"),
     }
     assert host["Memory"] == host["MemorySwap"] == 1.5 * 2**30
     assert (host["PidsLimit"], host["NanoCpus"]) == (128, 1e9)

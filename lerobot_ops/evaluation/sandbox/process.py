@@ -21,11 +21,12 @@ from lerobot_ops.evaluation.sandbox.config import SandboxConfig
 from lerobot_ops.evaluation.sandbox.recipe import cache_folder
 from lerobot_ops.evaluation.sandbox.replies import legible
 from lerobot_ops.evaluation.sandbox.worker import Worker, left
+from lerobot_ops.large_pages import ASKING
 
 COMMAND = ("-s", "-P", "-m", "lerobot_ops.evaluation.worker")
 # One core for one worker: two workers use two cores instead of fighting for both. llvmpipe with no thread of its own
-# draws in the thread that asks, and holds one scene instead of several.
-ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+# draws in the thread that asks, and holds one scene instead of several. Large pages halve the time of a shadow map.
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0", **ASKING}
 # What a worker inherits. Everything else, and with it every token, stays here.
 _INHERITED = {"PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID"}
 _INHERITED_PREFIXES = ("EGL_", "__EGL_", "LIBGL_", "GALLIUM_", "MESA_", "NVIDIA_")
