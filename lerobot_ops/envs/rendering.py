@@ -19,6 +19,7 @@ from lerobot_ops.errors import PrerequisiteError
 PACKAGES = "libegl1 libgl1 libopengl0 libgl1-mesa-dri libosmesa6"
 
 _LEVEL = 0.999
+"""How upright the normal of a floor is: its height, of a length of 1."""
 _BALL = """<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size="0.4" rgba="1 0.5 0 1"/>
 <camera name="front" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>"""
 

@@ -140,7 +140,8 @@ def _compiled(mujoco: Any, urdf_path: Path, target_frame_name: str) -> Any:
     for shape in [*spec.geoms, *spec.meshes]:  # only joints matter: no file of a mesh is read
         spec.delete(shape)
     spec.compiler.fusestatic = False  # a frame that is fixed to the gripper is a link as well
-    spec.compiler.boundmass, spec.compiler.boundinertia = 1e-3, 1e-6
+    # Masses do not matter either, and those of many descriptions are none that a body could have.
+    spec.compiler.boundmass, spec.compiler.boundinertia, spec.compiler.balanceinertia = 1e-3, 1e-6, True
     return spec.compile()
 
 
